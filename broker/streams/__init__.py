@@ -1,0 +1,1 @@
+"""Redis: keys, scripts, connections. Knows nothing of Postgres or HTTP."""

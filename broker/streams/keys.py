@@ -1,0 +1,87 @@
+"""Names of everything the broker keeps in Redis.
+
+Every key of a shard carries the hash tag `{shard}`, so one shard is one cluster slot and a script over the
+keys of one shard is atomic on a single server and on a cluster alike.
+"""
+
+from typing import Final
+
+from schema.message import LANES, Lane
+
+REGISTRY: Final = "ab:registry"
+"""Stream of agents that changed (field `id`); capped, only a hint: the truth is in Postgres."""
+DEPLOYMENT: Final = "ab:deployment"
+"""Hash of what is fixed when a deployment is created: `shards`."""
+NOTIFY_ALL: Final = "ab:notify:all"
+
+
+def notify(gateway_id: str) -> str:
+    """Return the channel on which one gateway hears of the messages it waits for."""
+    return f"ab:notify:{gateway_id}"
+
+
+def processes(trade: str) -> str:
+    """Return the sorted set of live processes of a trade (member: process, score: when it counts as gone)."""
+    return f"ab:processes:{trade}"
+
+
+class Keys:
+    """The keys of one shard, made once."""
+
+    __slots__ = (
+        "_prefix",
+        "active",
+        "chosen",
+        "doorbell",
+        "due",
+        "expiry",
+        "ingress",
+        "later",
+        "later_messages",
+        "ledger",
+        "parked",
+        "presence",
+        "shard",
+    )
+
+    def __init__(self, shard: int) -> None:
+        prefix = f"ab:{{{shard}}}:"
+        self._prefix = prefix
+        self.shard = shard
+        self.ingress = {lane: f"{prefix}ingress:{lane.value}" for lane in LANES}
+        self.active = prefix + "active"
+        self.doorbell = prefix + "doorbell"
+        self.due = prefix + "due"
+        self.expiry = prefix + "expiry"
+        self.later = prefix + "later"
+        self.later_messages = prefix + "later:messages"
+        self.chosen = prefix + "chosen"
+        self.parked = prefix + "parked"
+        self.ledger = prefix + "ledger"
+        self.presence = prefix + "presence"
+
+    def mailbox(self, agent_id: str, lane: Lane) -> str:
+        """Return the stream of what is routed to an agent in one lane and not finished."""
+        return f"{self._prefix}inbox:{agent_id}:{lane.value}"
+
+    def parked_stream(self, signature: str) -> str:
+        """Return the stream of messages that wait for a capable agent; the signature includes the lane."""
+        return f"{self._prefix}parked:{signature}"
+
+    def seen(self, window: int) -> str:
+        """Return the deduplication set of one window (its number counts windows since the epoch)."""
+        return f"{self._prefix}seen:{window}"
+
+    def owner(self, trade: str) -> str:
+        """Return the lease of the process that owns this shard for a trade."""
+        return f"{self._prefix}owner:{trade}"
+
+    def fence(self, trade: str) -> str:
+        """Return the counter the fencing tokens of a trade are drawn from."""
+        return f"{self._prefix}fence:{trade}"
+
+
+def mailbox_owner(mailbox: str) -> tuple[str, Lane]:
+    """Return agent id and lane of a mailbox key."""
+    _, _, agent_id, lane = mailbox.rsplit(":", 3)
+    return agent_id, Lane(lane)
