@@ -1,0 +1,1 @@
+"""Agent Broker: an event-driven broker between software agents."""

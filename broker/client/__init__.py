@@ -1,0 +1,1 @@
+"""The SDK agents import."""

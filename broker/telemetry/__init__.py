@@ -1,0 +1,1 @@
+"""Names of metrics and log events, and the means to export them."""

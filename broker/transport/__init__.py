@@ -1,0 +1,1 @@
+"""HTTP out: the push client, vetted addresses, signatures. Knows nothing of the stores."""

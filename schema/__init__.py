@@ -1,0 +1,1 @@
+"""What crosses a boundary. Imports nothing of ours."""

@@ -1,0 +1,136 @@
+"""The errors of the product: three branches, each class with a stable `code`.
+
+`Rejected`: the caller is wrong, never retried. `Conflict`: a race was lost, read again. `Unavailable`: the
+world is down, back off. Expected results of a delivery attempt are values, not exceptions.
+"""
+
+from typing import ClassVar, Self
+
+
+class Fault:
+    """One thing wrong with one field of a request."""
+
+    __slots__ = ("field", "message")
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        self.message = message
+
+
+class BrokerError(Exception):
+    """Base of every error the product raises on purpose.
+
+    `message` is one sentence for people; `field` names the culprit where there is one; `faults` lists
+    all of them when several fields are wrong.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, field: str | None = None, faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.faults = faults
+
+    def at(self, field: str) -> Self:
+        """Return the same error, naming the field."""
+        self.field = field
+        return self
+
+
+class Rejected(BrokerError):
+    """The caller is wrong; the same request will never succeed."""
+
+    code = "invalid"
+    status = 422
+
+
+class Malformed(Rejected):
+    code = "malformed"
+    status = 400
+
+
+class Unauthenticated(Rejected):
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(Rejected):
+    code = "forbidden"
+    status = 403
+
+
+class AgentMismatch(Forbidden):
+    code = "agent_mismatch"
+
+
+class NotFound(Rejected):
+    code = "not_found"
+    status = 404
+
+
+class TooLarge(Rejected):
+    code = "too_large"
+    status = 413
+
+
+class UnsupportedMedia(Rejected):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class UnknownRecipient(Rejected):
+    code = "unknown_recipient"
+
+
+class AddressDenied(Rejected):
+    code = "address_denied"
+
+
+class Conflict(BrokerError):
+    """A race was lost or the state does not allow it; read again."""
+
+    code = "conflict"
+    status = 409
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+
+
+class IllegalTransition(Conflict):
+    code = "illegal_transition"
+
+
+class Fenced(Conflict):
+    """This process no longer owns what it tried to change."""
+
+    code = "fenced"
+
+
+class Unavailable(BrokerError):
+    """A part of the world is down; back off and try again."""
+
+    code = "unavailable"
+    status = 503
+
+    retry_after_s: ClassVar[int] = 2
+
+
+class StreamsUnavailable(Unavailable):
+    code = "streams_unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+
+
+class StreamsFull(Unavailable):
+    code = "streams_full"
+
+
+class DataFault(BrokerError):
+    """The store refused a row for what is in it (bad text, no partition): the row, not the store, is wrong."""
+
+    code = "data_fault"

@@ -1,0 +1,58 @@
+"""The ledger: what happened, in order, on its way to Postgres.
+
+A ledger entry carries a batch of events (field `b`, a JSON array) and, where the script that wrote it knew
+mailbox entries the batch could not, their ids (field `i`, space-separated, one per event, `-` for none).
+
+Invariants: the first event of a message always carries it whole; events are replayed after a crash, so
+whoever reads them must not mind seeing one twice; order within a shard is the order things happened.
+"""
+
+from enum import Enum
+
+from msgspec import Raw, Struct
+
+from schema.delivery import Attempt
+from schema.message import Status
+
+
+class EventKind(Enum):
+    """What happened. ROUTED: in a mailbox (or parked: `to` is None), not finished. SETTLED: the message is
+    finished for the conveyor (`status` says how). ATTEMPTED: a try failed, another is due. QUARANTINED: a
+    stream entry that is no message."""
+
+    ROUTED = "routed"
+    SETTLED = "settled"
+    ATTEMPTED = "attempted"
+    QUARANTINED = "quarantined"
+
+
+class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
+    """One thing that happened to one message.
+
+    `message`: the canonical envelope, whole, in the first event (may be repeated later). `mailbox_entry` is
+    the stream id in the recipient's mailbox. `route`: the explanation of a choice by capability. `waiter`:
+    the gateway that waits for this message to be recorded. `raw`: base64 of a quarantined entry.
+    """
+
+    kind: EventKind
+    id: str
+    at_ms: int
+    message: Raw | None = None
+    to: str | None = None
+    status: Status = Status.PENDING
+    reason: str | None = None
+    attempt: Attempt | None = None
+    result: Raw | None = None
+    next_attempt_ms: int | None = None
+    mailbox_entry: str | None = None
+    route: Raw | None = None
+    waiter: str | None = None
+    raw: str | None = None
+
+
+class Receipt(Struct, array_like=True, gc=False):
+    """What a worker or recorder tells a waiting gateway: message `id` reached `rung`
+    (recorded | delivered | processed | ended)."""
+
+    id: str
+    rung: str

@@ -1,0 +1,69 @@
+"""Every bound of the product, with its reason and what happens at it.
+
+Deployment settings may lower or raise some of these; the constants here are the defaults and the hard
+ceilings. Units are the last word of a name.
+"""
+
+from typing import Final
+
+# --- messages -------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+"""One message as JSON. Larger is refused at the edge (413) and quarantined from native publishers."""
+MESSAGE_TYPE_CHARS_MAX: Final = 64
+CONVERSATION_ID_CHARS_MAX: Final = 128
+REQUIREMENTS_MAX: Final = 32
+"""Capabilities one message may require. More is 422."""
+JSON_DEPTH_MAX: Final = 32
+PRIORITY_MIN: Final = 1
+PRIORITY_MAX: Final = 10
+PRIORITY_DEFAULT: Final = 5
+HOP_MAX: Final = 8
+"""A message that answers a message that answers ... : beyond this the router fails it (`hop_limit`)."""
+BATCH_MESSAGES_MAX: Final = 1_000
+"""Messages in one batch request over HTTP."""
+SCHEDULE_AHEAD_MS_MAX: Final = 365 * 24 * 3600 * 1000
+
+# --- agents ---------------------------------------------------------------------------------------
+AGENT_NAME_CHARS_MAX: Final = 128
+AGENT_TYPE_CHARS_MAX: Final = 64
+CAPABILITY_CHARS_MAX: Final = 64
+CAPABILITIES_MAX: Final = 256
+ENDPOINT_CHARS_MAX: Final = 2_048
+CONCURRENT_JOBS_MAX: Final = 10_000
+PAGE_ROWS_MAX: Final = 100
+PAGE_ROWS_DEFAULT: Final = 50
+
+# --- streams --------------------------------------------------------------------------------------
+PUBLISH_MESSAGES_PER_ENTRY_MAX: Final = 64
+"""Messages of one lane that a publisher may put into one ingress entry."""
+ROUTE_BATCH_MAX: Final = 128
+"""Messages per route call: keeps the script under 2 ms (measured)."""
+ROUTE_CALLS_IN_FLIGHT_MAX: Final = 3
+SETTLE_BATCH_MAX: Final = 128
+COLLECT_MAILBOXES_MAX: Final = 32
+COLLECT_ENTRIES_PER_MAILBOX_MAX: Final = 16
+DUE_BATCH_MAX: Final = 128
+LEDGER_READ_ENTRIES_MAX: Final = 256
+"""Ledger entries per read; an entry carries up to SETTLE_BATCH_MAX events."""
+RECORD_EVENTS_MAX: Final = 1_000
+"""Events per Postgres transaction: beyond this a transaction only holds its locks for longer."""
+REGISTRY_ENTRIES_MAX: Final = 100_000
+"""The registry stream is a hint and capped; a reader that fell behind reloads from Postgres."""
+DOORBELL_ENTRIES_MAX: Final = 10_000
+
+# --- delivery -------------------------------------------------------------------------------------
+ENDPOINT_IN_FLIGHT_MAX: Final = 4
+SHARD_IN_FLIGHT_MAX: Final = 512
+MAILBOX_QUEUED_MAX: Final = 64
+"""Messages of one mailbox held in memory; the rest waits in Redis and is collected later."""
+SHARD_QUEUED_MAX: Final = 8_192
+ATTEMPTS_MAX: Final = 25
+RESPONSE_READ_BYTES_MAX: Final = 16 * 1024
+RESPONSE_KEPT_BYTES_MAX: Final = 4 * 1024
+RESPONSE_HEADER_BYTES_MAX: Final = 32 * 1024
+
+# --- waiting --------------------------------------------------------------------------------------
+WAIT_MS_DEFAULT: Final = 5_000
+WAIT_MS_MAX: Final = 60_000
+WAITERS_MAX: Final = 10_000
+"""Requests of one gateway that wait for a rung; beyond this the reply comes at `accepted`."""

@@ -1,0 +1,150 @@
+"""Messages: lanes, statuses, the envelope on the streams, and what the HTTP edge shows.
+
+`Envelope` is the message as it travels: `content`, `metadata` stay raw bytes, nothing on the hot path
+parses them. Its encoding *is* the body pushed to an endpoint, so it never changes between attempts.
+"""
+
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, Literal
+
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+from schema.limits import PRIORITY_DEFAULT
+
+
+class Lane(Enum):
+    """A priority class; each has streams of its own."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.LOW)
+_LANE_OF: Final = (Lane.HIGH,) * 4 + (Lane.NORMAL,) * 4 + (Lane.LOW,) * 3
+
+
+def lane_of(priority: int) -> Lane:
+    """Return the lane of a priority from 1 to 10: 1-3 high, 4-7 normal, 8-10 low."""
+    return _LANE_OF[priority]
+
+
+class Status(Enum):
+    """Where a message is in its life. See `broker.core.lifecycle` for the transitions."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    PROCESSED = "processed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Reason(Enum):
+    """Why a message ended the way it did; `status_reason` of the contract (an agent may add its own text)."""
+
+    EXHAUSTED = "exhausted"
+    REJECTED = "rejected"
+    GONE = "gone"
+    UNKNOWN_RECIPIENT = "unknown_recipient"
+    ENDPOINT_INVALID = "endpoint_invalid"
+    HOP_LIMIT = "hop_limit"
+    EXPIRED = "expired"
+    MALFORMED = "malformed"
+    POISON = "poison"
+
+
+class Envelope(Struct, kw_only=True, gc=False):
+    """A message on the streams, as publishers write it and as endpoints receive it.
+
+    `to_agent_id` may be a name until the router has resolved it; without one, `requirements` (here or in
+    `content.requirements`) are the capabilities needed. `round` counts replays: it is part of the
+    deduplication key, so a replayed message keeps its id.
+    """
+
+    id: str
+    from_agent_id: str | None = None
+    to_agent_id: str | None = None
+    conversation_id: str | None = None
+    message_type: str = "message"
+    priority: int = PRIORITY_DEFAULT
+    content: Raw = field(default_factory=lambda: Raw(b"{}"))
+    metadata: Raw = field(default_factory=lambda: Raw(b"{}"))
+    status: str = "pending"
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    reply_to: str | None = None
+    root_id: str | None = None
+    hop: int = 0
+    requirements: list[str] | UnsetType = UNSET
+    deliver_at: datetime | UnsetType | None = UNSET
+    round: int | UnsetType = UNSET
+
+
+class ContentRequirements(Struct):
+    """The part of a task's content that routing needs when `requirements` is not at the top."""
+
+    requirements: list[str] | None = None
+
+
+class DeliveryOptions(Struct, frozen=True):
+    """The part of `metadata` that governs delivery. Out-of-range values are clamped by the deployment."""
+
+    retry_policy: Literal["exponential_backoff", "fixed", "none"] | None = None
+    max_retries: int | None = None
+    timeout: float | None = None
+
+
+class SendRequest(Struct, kw_only=True, forbid_unknown_fields=False):
+    """Body of `POST /api/messages`. Bounds are checked by `broker.gateway`, all faults at once."""
+
+    id: str | None = None
+    from_agent_id: str | None = None
+    to_agent_id: str | None = None
+    conversation_id: str | None = None
+    message_type: str = "message"
+    priority: int = PRIORITY_DEFAULT
+    content: Raw = field(default_factory=lambda: Raw(b"{}"))
+    metadata: Raw = field(default_factory=lambda: Raw(b"{}"))
+    requirements: list[str] | None = None
+    expires_at: datetime | None = None
+    deliver_at: datetime | None = None
+    reply_to: str | None = None
+
+
+class MessageView(Struct, kw_only=True):
+    """A message as the HTTP contract shows it (section A)."""
+
+    id: str
+    from_agent_id: str | None
+    to_agent_id: str | None
+    conversation_id: str | None
+    message_type: str
+    priority: int
+    content: Raw
+    metadata: Raw
+    status: str
+    retry_count: int
+    expires_at: datetime | None
+    created_at: datetime
+    delivered_at: datetime | None
+    processed_at: datetime | None
+    result: Raw | None
+    status_reason: str | None
+    reply_to: str | None = None
+    root_id: str | None = None
+    hop: int = 0
+    deliver_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+
+
+class StatusChange(Struct, kw_only=True):
+    """Body of `PUT /api/messages/{id}/status`."""
+
+    status: str
+    result: Raw | None = None
+    reason: str | None = None
+
+
+Json = dict[str, Any]

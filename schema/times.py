@@ -1,0 +1,28 @@
+"""Milliseconds inside, datetimes at the edges.
+
+A datetime without an offset is taken as UTC, as `datetime.utcnow().isoformat()` makes them.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return milliseconds since the epoch."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_ms(at_ms: int) -> datetime:
+    """Return the aware UTC datetime of milliseconds since the epoch."""
+    return _EPOCH + timedelta(milliseconds=at_ms)
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Return the same moment in UTC; a naive one is taken as UTC."""
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)

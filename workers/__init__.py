@@ -1,0 +1,1 @@
+"""The processes: router, delivery, recorder, keeper, and the runtime they share."""
