@@ -131,6 +131,6 @@ class StreamsFull(Unavailable):
 
 
 class DataFault(BrokerError):
-    """The store refused a row for what is in it (bad text, no partition): the row, not the store, is wrong."""
+    """The store refused a row for what is in it (bad text, no partition): the row is wrong, not the store."""
 
     code = "data_fault"

@@ -41,5 +41,5 @@ def id_bytes(canonical: str) -> bytes:
 
 
 def shard_of(agent_ref: str, shards: int) -> int:
-    """Return the shard an agent (or a name not resolved yet) belongs to: crc32 modulo the number of shards."""
+    """Return the shard an agent (or a name not yet resolved) belongs to: crc32 modulo the shards."""
     return crc32(agent_ref.encode()) % shards

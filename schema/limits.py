@@ -14,6 +14,8 @@ CONVERSATION_ID_CHARS_MAX: Final = 128
 REQUIREMENTS_MAX: Final = 32
 """Capabilities one message may require. More is 422."""
 JSON_DEPTH_MAX: Final = 32
+JSON_KEYS_MAX: Final = 2_000
+"""Keys of one body over HTTP, at every depth together. More, or deeper, is 422."""
 PRIORITY_MIN: Final = 1
 PRIORITY_MAX: Final = 10
 PRIORITY_DEFAULT: Final = 5
@@ -21,6 +23,10 @@ HOP_MAX: Final = 8
 """A message that answers a message that answers ... : beyond this the router fails it (`hop_limit`)."""
 BATCH_MESSAGES_MAX: Final = 1_000
 """Messages in one batch request over HTTP."""
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""One batch request. Larger is 413; the publisher splits it."""
+BODY_RECEIVE_MS_MAX: Final = 10_000
+"""Time to receive a body over HTTP; a slower sender is cut off with 408."""
 SCHEDULE_AHEAD_MS_MAX: Final = 365 * 24 * 3600 * 1000
 
 # --- agents ---------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         if not self._waiting:
             self._heard = self._loop.time()
-        self._unsent.append(hiredis.pack_command(tuple(arguments)))
+        packed = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]  # stub knows 1-tuples only
+        self._unsent.append(packed)
         self._waiting.append(on_reply)
 
     def run(
@@ -177,7 +178,7 @@ async def open_connection(url: str, *, name: str) -> Connection:
 
     Raises: StreamsUnavailable.
     """
-    options = parse_url(url)
+    options: dict[str, Any] = dict(parse_url(url))  # Any: as redis-py types it
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -189,7 +190,7 @@ async def open_connection(url: str, *, name: str) -> Connection:
                 _, connection = await loop.create_connection(Connection, host, port, ssl=tls)
             await _greet(connection, options, name)
     except (OSError, TimeoutError) as error:
-        raise StreamsUnavailable(f"cannot reach Redis: {error or 'time-out'}") from error
+        raise StreamsUnavailable(f"cannot reach Redis: {str(error) or 'time-out'}") from error
     return connection
 
 

@@ -3,7 +3,18 @@
 from schema.errors import BrokerError, Fenced, StreamsFull, StreamsUnavailable
 
 _DOWN = frozenset(
-    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "BUSY", "NOREPLICAS", "MISCONF")
+    (
+        "LOADING",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+        "BUSY",
+        "NOREPLICAS",
+        "MISCONF",
+    )
 )
 
 

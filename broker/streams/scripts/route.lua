@@ -10,7 +10,8 @@
 --      5 number of messages  6 number of mailboxes to activate  7 number of parked signatures
 --      8 number of choices to forget  9-11 number of ingress entries to delete per lane
 --      then per message: deduplication key ('' for none), target (0 none, -1 later, else index into KEYS 15..),
---        message, gateway that waits ('' for none), ledger event ('' for none), expires in ms / due in ms ('')
+--        message, gateway that waits ('' for none; for a scheduled one its member: lane number and id),
+--        ledger event ('' for none), when it expires (a scheduled one: is due) in ms ('' for never)
 --      then: index of each mailbox to activate; signature and requirements of each parked one;
 --        message ids whose choice is forgotten; ingress entries, lane by lane
 -- Reply: per message the entry id in its target, '' where it has none, or false for a duplicate.
@@ -54,8 +55,8 @@ for i = 1, count do
         expiry[#expiry + 1] = KEYS[14 + target] .. '|' .. entry
       end
     elseif target == -1 then
-      redis.call('ZADD', KEYS[10], moment, key)
-      redis.call('HSET', KEYS[11], key, message)
+      redis.call('ZADD', KEYS[10], moment, waiter)
+      redis.call('HSET', KEYS[11], waiter, message)
     end
     if event ~= '' then
       events[#events + 1] = event

@@ -2,7 +2,7 @@
 -- they were deduplicated when they first came. Atomic: in one place or the other.
 --
 -- KEYS 1 owner:keep  2 later  3 later:messages  4-6 ingress high, normal, low
--- ARGV 1 owner value  2 how many at most  3 length of the lane's number at the start of a member (1)
+-- ARGV 1 owner value  2 how many at most. A member begins with the number of its lane (0 high .. 2 low)
 -- Reply: {number moved, due ms of the next one or false, now in ms}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED wake') end
 local time = redis.call('TIME')

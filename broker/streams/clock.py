@@ -1,0 +1,23 @@
+"""The server's clock: times that processes on several hosts compare come from Redis, not from the host."""
+
+import time
+
+from broker.streams.connection import Connection
+
+
+class ServerClock:
+    """Estimates the server's time from its offset to ours, measured at start and with every `measure`."""
+
+    def __init__(self) -> None:
+        self._offset_ms = 0
+
+    async def measure(self, connection: Connection) -> None:
+        """Measure the offset. Raises: StreamsUnavailable."""
+        before = time.time()
+        seconds, micros = await connection.send("TIME")
+        middle_ms = int((before + time.time()) * 500)
+        self._offset_ms = int(seconds) * 1000 + int(micros) // 1000 - middle_ms
+
+    def now_ms(self) -> int:
+        """Return the estimated server time in ms since the epoch."""
+        return int(time.time() * 1000) + self._offset_ms

@@ -1,0 +1,18 @@
+"""What is fixed when a deployment is created, and checked by every process at start."""
+
+from broker.streams.connection import Connection
+from broker.streams.keys import DEPLOYMENT
+from schema.errors import Conflict
+
+
+async def agree_on_shards(connection: Connection, shards: int) -> None:
+    """Fix the number of shards with the first process, compare it with every later one.
+
+    Raises: Conflict where the deployment was created with another number: messages would be looked for in
+    the wrong place. BrokerError as the connection failed.
+    """
+    _, stored = await connection.send_many(
+        (("HSETNX", DEPLOYMENT, "shards", shards), ("HGET", DEPLOYMENT, "shards"))
+    )
+    if int(stored) != shards:
+        raise Conflict(f"this deployment was created with {int(stored)} shards; SHARDS says {shards}")

@@ -1,0 +1,196 @@
+"""Publishing: messages into the ingress lanes of their shards.
+
+All messages of one loop turn that go to the same lane become one entry (field `m` repeated), one command, one
+shared fsync. Returning from `publish` means Redis has appended the entry to its log (and, with
+`appendfsync always`, synced it).
+
+A lost connection leaves the outcome unknown; the same message is then published again, because the router
+drops what it has seen: twice published is once routed, as long as both fall into the deduplication window.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from broker.streams.connection import Reply
+from broker.streams.keys import Keys
+from broker.streams.link import Link
+from schema.codec import encode
+from schema.errors import BrokerError, StreamsUnavailable
+from schema.ids import shard_of
+from schema.limits import MESSAGE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
+from schema.message import Envelope, Lane, lane_of
+
+TRIES: Final = 4
+"""Publishes of one message before its caller hears of the failure: enough for a restart of Redis."""
+BACKOFF_S: Final = 0.1
+IN_FLIGHT_PER_LANE_MAX: Final = 8
+"""Commands under way per lane; what comes meanwhile shares the next entry."""
+
+
+class _Parcel:
+    """Encoded messages of one call, on their way to one lane, and the future their caller waits on."""
+
+    __slots__ = ("done", "messages", "waiter")
+
+    def __init__(self, messages: list[bytes], waiter: str | None, done: asyncio.Future[None]) -> None:
+        self.messages = messages
+        self.waiter = waiter
+        self.done = done
+
+
+class Publisher:
+    """Publishes envelopes; many tasks may share one."""
+
+    def __init__(self, url: str, *, shards: int, name: str = "publisher") -> None:
+        self._link = Link(url, name=name)
+        self._shards = shards
+        self._keys = [Keys(shard) for shard in range(shards)]
+        self._lanes: dict[tuple[int, Lane], _LaneQueue] = {}
+
+    async def publish(self, envelope: Envelope, *, waiter: str | None = None) -> None:
+        """Publish one message; return when it is on disk.
+
+        Raises: StreamsUnavailable (it may or may not have been stored: publish the same id again),
+        StreamsFull (it was not).
+        """
+        await self._hand_over([envelope], waiter)
+
+    async def publish_many(self, envelopes: Iterable[Envelope], *, waiter: str | None = None) -> None:
+        """Publish messages together; return when all are on disk. Raises: as `publish`."""
+        await self._hand_over(envelopes, waiter)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def _hand_over(self, envelopes: Iterable[Envelope], waiter: str | None) -> None:
+        parcels = self._parcels(envelopes, waiter)
+        if len(parcels) == 1:
+            await parcels[0].done
+            return
+        # Every parcel is waited for, so that an error of one leaves no other unobserved.
+        results = await asyncio.gather(*(parcel.done for parcel in parcels), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _parcels(self, envelopes: Iterable[Envelope], waiter: str | None) -> list[_Parcel]:
+        grouped: dict[tuple[int, Lane], list[bytes]] = defaultdict(list)
+        for envelope in envelopes:
+            grouped[self._place(envelope)].append(encode(envelope))
+        loop = asyncio.get_running_loop()
+        parcels = []
+        for place, messages in grouped.items():
+            for chunk in _chunks(messages):
+                parcel = _Parcel(chunk, waiter, loop.create_future())
+                self._queue(place).add(parcel)
+                parcels.append(parcel)
+        return parcels
+
+    def _place(self, envelope: Envelope) -> tuple[int, Lane]:
+        # A message without a recipient may go to any shard; its id decides, so that publishing it again goes
+        # to the same one and is recognised there.
+        return shard_of(envelope.to_agent_id or envelope.id, self._shards), lane_of(envelope.priority)
+
+    def _queue(self, place: tuple[int, Lane]) -> "_LaneQueue":
+        queue = self._lanes.get(place)
+        if queue is None:
+            shard, lane = place
+            queue = self._lanes[place] = _LaneQueue(self._link, self._keys[shard].ingress[lane])
+        return queue
+
+
+class _LaneQueue:
+    """Parcels on their way to one ingress stream."""
+
+    __slots__ = ("_in_flight", "_key", "_link", "_loop", "_parcels", "_scheduled", "_tasks")
+
+    def __init__(self, link: Link, key: str) -> None:
+        self._link = link
+        self._key = key
+        self._parcels: list[_Parcel] = []
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, parcel: _Parcel) -> None:
+        self._parcels.append(parcel)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._parcels and not self._scheduled and self._in_flight < IN_FLIGHT_PER_LANE_MAX:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        batch = self._next_batch()
+        if batch:
+            self._in_flight += 1
+            task = self._loop.create_task(self._send(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._schedule()
+
+    def _next_batch(self) -> list[_Parcel]:
+        """Take parcels that may share an entry: the same waiter, within the bounds of an entry."""
+        taken, messages, size = 0, 0, 0
+        for parcel in self._parcels:
+            messages += len(parcel.messages)
+            size += sum(map(len, parcel.messages))
+            shares = parcel.waiter == self._parcels[0].waiter
+            if taken and (
+                not shares or messages > PUBLISH_MESSAGES_PER_ENTRY_MAX or size > MESSAGE_BYTES_MAX
+            ):
+                break
+            taken += 1
+        batch, self._parcels = self._parcels[:taken], self._parcels[taken:]
+        return batch
+
+    async def _send(self, batch: list[_Parcel]) -> None:
+        command: list[str | bytes] = ["XADD", self._key, "*"]
+        for parcel in batch:
+            for message in parcel.messages:
+                command += ("m", message)
+        if (waiter := batch[0].waiter) is not None:
+            command += ("w", waiter)
+        try:
+            await self._send_until_answered(command)
+        except BrokerError as error:
+            _finish(batch, error)
+        else:
+            _finish(batch, None)
+        finally:
+            self._in_flight -= 1
+            self._schedule()
+
+    async def _send_until_answered(self, command: list[str | bytes]) -> Reply:
+        for attempt in range(TRIES):
+            try:
+                connection = await self._link.get()
+                return await connection.send(*command)
+            except StreamsUnavailable:
+                if attempt == TRIES - 1:
+                    raise
+            await asyncio.sleep(BACKOFF_S * 3**attempt)
+        raise AssertionError("unreachable")
+
+
+def _finish(batch: list[_Parcel], error: BrokerError | None) -> None:
+    for parcel in batch:
+        if parcel.done.done():  # its caller was cancelled
+            continue
+        if error is None:
+            parcel.done.set_result(None)
+        else:
+            parcel.done.set_exception(error)
+
+
+def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:
+    if len(messages) <= PUBLISH_MESSAGES_PER_ENTRY_MAX:
+        yield messages
+        return
+    for start in range(0, len(messages), PUBLISH_MESSAGES_PER_ENTRY_MAX):
+        yield messages[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]

@@ -1,0 +1,72 @@
+"""Reading and cutting the ledger. Its one reader is the owner of the shard's `record` trade."""
+
+from msgspec import Struct
+
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys
+from broker.streams.scripts import CUT
+from schema.codec import decode_events
+from schema.ledger import Event
+
+
+class LedgerEntry(Struct):
+    """One entry: its stream id, its events in order, its size on the wire."""
+
+    id: str
+    events: list[Event]
+    size_bytes: int
+
+
+class LedgerReader:
+    """Reads the ledgers of shards over one connection. A blocking read wants a connection of its own."""
+
+    def __init__(self, connection: Connection, *, shards: int) -> None:
+        self._connection = connection
+        self._keys = [Keys(shard) for shard in range(shards)]
+
+    async def read(self, shard: int, after: str, *, count: int, block_ms: int = 0) -> list[LedgerEntry]:
+        """Return up to `count` entries behind the entry `after` ("0-0": from the start).
+
+        Waits up to `block_ms` for the first one; 0 does not wait. Raises: BrokerError.
+        """
+        key = self._keys[shard].ledger
+        wait = ("BLOCK", block_ms) if block_ms else ()
+        reply = await self._connection.send("XREAD", "COUNT", count, *wait, "STREAMS", key, after)
+        return [_parse(entry) for entry in reply[0][1]] if reply else []
+
+    async def cut(self, shard: int, last_id: str, owner: str) -> int:
+        """Drop everything up to and with `last_id`; return how many entries that were.
+
+        `owner`: the lease's value. Raises: Fenced where it is no longer the owner's.
+        """
+        keys = self._keys[shard]
+        count: int = await self._connection.evaluate(
+            CUT, (keys.owner("record"), keys.ledger), owner, _successor(last_id)
+        )
+        return count
+
+    async def lag(self, shard: int, *, now_ms: int) -> tuple[int, int]:
+        """Return the number of entries waiting and the age of the oldest in ms."""
+        key = self._keys[shard].ledger
+        length, first = await self._connection.send_many(
+            (("XLEN", key), ("XRANGE", key, "-", "+", "COUNT", 1))
+        )
+        age_ms = max(0, now_ms - int(first[0][0].split(b"-")[0])) if first else 0
+        return length, age_ms
+
+
+def _parse(entry: Reply) -> LedgerEntry:
+    entry_id, fields = entry
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    batch: bytes = values[b"b"]
+    events = decode_events(batch)
+    if (ids := values.get(b"i")) is not None:
+        for event, mailbox_entry in zip(events, ids.decode().split(" "), strict=True):
+            if mailbox_entry != "-":
+                event.mailbox_entry = mailbox_entry
+    return LedgerEntry(id=entry_id.decode(), events=events, size_bytes=len(batch))
+
+
+def _successor(entry_id: str) -> str:
+    moment, sequence = entry_id.split("-")
+    return f"{moment}-{int(sequence) + 1}"

@@ -1,0 +1,74 @@
+"""Presence: when each agent was last heard of, in one sorted set per shard. Scores are the server's clock."""
+
+from collections.abc import Iterable, Mapping
+
+from broker.streams.clock import ServerClock
+from broker.streams.keys import Keys
+from broker.streams.link import Link
+from schema.ids import shard_of
+
+
+class Presence:
+    """Writes and reads heartbeats."""
+
+    def __init__(self, link: Link, *, shards: int) -> None:
+        self._link = link
+        self._shards = shards
+        self._keys = [Keys(shard).presence for shard in range(shards)]
+        self._clock = ServerClock()
+        self._measured = False
+
+    async def heartbeat(self, agent_id: str) -> int:
+        """Note that the agent is there; return when that was, in ms. Raises: StreamsUnavailable."""
+        at_ms = await self.now_ms()
+        await self.note({agent_id: at_ms})
+        return at_ms
+
+    async def note(self, heard: Mapping[str, int]) -> None:
+        """Note heartbeats (agent -> ms) in one command per shard; an older one never replaces a newer one."""
+        by_shard: dict[int, list[str | int]] = {}
+        for agent_id, at_ms in heard.items():
+            by_shard.setdefault(shard_of(agent_id, self._shards), []).extend((at_ms, agent_id))
+        connection = await self._link.get()
+        await connection.send_many(
+            [("ZADD", self._keys[shard], "GT", *pairs) for shard, pairs in by_shard.items()]
+        )
+
+    async def changed_since(self, since_ms: int) -> dict[str, int]:
+        """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms."""
+        connection = await self._link.get()
+        replies = await connection.send_many(
+            [("ZRANGEBYSCORE", key, since_ms, "+inf", "WITHSCORES") for key in self._keys]
+        )
+        return {
+            agent.decode(): int(float(score))
+            for reply in replies
+            for agent, score in zip(reply[::2], reply[1::2], strict=True)
+        }
+
+    async def last(self, agent_ids: Iterable[str]) -> dict[str, int]:
+        """Return the last heartbeat in ms of those of the agents that ever sent one."""
+        wanted = list(agent_ids)
+        if not wanted:
+            return {}
+        connection = await self._link.get()
+        scores = await connection.send_many(
+            [("ZSCORE", self._keys[shard_of(agent_id, self._shards)], agent_id) for agent_id in wanted]
+        )
+        found = zip(wanted, scores, strict=True)
+        return {agent_id: int(float(score)) for agent_id, score in found if score is not None}
+
+    async def forget_before(self, before_ms: int) -> int:
+        """Drop agents not heard of since `before_ms`; return how many."""
+        connection = await self._link.get()
+        counts = await connection.send_many(
+            [("ZREMRANGEBYSCORE", key, "-inf", f"({before_ms}") for key in self._keys]
+        )
+        return sum(counts)
+
+    async def now_ms(self) -> int:
+        """Return the server's time."""
+        if not self._measured:
+            await self._clock.measure(await self._link.get())
+            self._measured = True
+        return self._clock.now_ms()
