@@ -88,8 +88,11 @@ def _check_bounds(envelope: Envelope) -> None:
         raise Rejected("conversation_id must have at most 128 characters", field="conversation_id")
     if envelope.hop < 0:
         raise Rejected("hop must not be negative", field="hop")
-    if envelope.from_agent_id is not None:
-        envelope.from_agent_id = parse_id(envelope.from_agent_id)
+    for name in (envelope.from_agent_id, envelope.to_agent_id):
+        if name is not None and not 0 < len(name) <= limits.AGENT_NAME_CHARS_MAX:
+            raise Rejected("an agent is named by its id or its name of at most 128 characters")
+    if isinstance(envelope.requirements, list) and len(envelope.requirements) > limits.REQUIREMENTS_MAX:
+        raise Rejected(f"at most {limits.REQUIREMENTS_MAX} requirements", field="requirements")
     if envelope.reply_to is not None:
         envelope.reply_to = parse_id(envelope.reply_to)
     envelope.root_id = envelope.id if envelope.root_id is None else parse_id(envelope.root_id)

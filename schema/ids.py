@@ -35,6 +35,13 @@ def parse_id(text: str) -> str:
     return lowered
 
 
+def made_ms(canonical: str) -> int | None:
+    """Return when a UUIDv7 was made, by the clock of who made it; None for any other version."""
+    if canonical[14] != "7":
+        return None
+    return int(canonical[:8] + canonical[9:13], 16)
+
+
 def id_bytes(canonical: str) -> bytes:
     """Return the 16 bytes of a canonical id: a third of the memory of its text in a deduplication set."""
     return bytes.fromhex(canonical.replace("-", ""))

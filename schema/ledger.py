@@ -31,7 +31,11 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
 
     `message`: the canonical envelope, whole, in the first event (may be repeated later). `mailbox_entry` is
     the stream id in the recipient's mailbox. `route`: the explanation of a choice by capability. `waiter`:
-    the gateway that waits for this message to be recorded. `raw`: base64 of a quarantined entry.
+    the gateway that waits for this message to be recorded. `round` counts replays of a dead letter: an event
+    that carries neither the message nor an attempt must name it, or it counts for round 0.
+
+    Of a quarantined entry: `id` is its stream id, `stream` the key it lay in, `raw` its bytes in base64,
+    `detail` what was wrong in words.
     """
 
     kind: EventKind
@@ -47,7 +51,10 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
     mailbox_entry: str | None = None
     route: Raw | None = None
     waiter: str | None = None
+    round: int = 0
     raw: str | None = None
+    stream: str | None = None
+    detail: str | None = None
 
 
 class Receipt(Struct, array_like=True, gc=False):

@@ -57,6 +57,24 @@ REGISTRY_ENTRIES_MAX: Final = 100_000
 """The registry stream is a hint and capped; a reader that fell behind reloads from Postgres."""
 DOORBELL_ENTRIES_MAX: Final = 10_000
 
+# --- routing --------------------------------------------------------------------------------------
+SILENT_AFTER_MS: Final = 5 * 60_000
+"""An agent not heard for this long gets no messages by capability; a setting may change it."""
+ONLINE_MS: Final = 60_000
+"""Presence shows an agent online for this long after its last sign of life."""
+ROUTE_RESAMPLES_MAX: Final = 4
+"""Further random candidates looked at when the first two are full; then a scan begins."""
+ROUTE_SCAN_MAX: Final = 64
+"""Candidates a scan looks at for one with room; then the message queues at the least loaded one seen."""
+ROUTE_EXCLUDED_MAX: Final = 32
+"""Candidates a re-routed message may already have tried: fewer than a scan, so a scan always finds another."""
+ROUTE_POOLS_MAX: Final = 10_000
+ROUTE_POOLS_MEMBERS_MAX: Final = 8_000_000
+"""Cached candidate lists, and members in all of them (4 bytes each). At either bound the cache starts anew."""
+EXPLAINED_CANDIDATES_MAX: Final = 20
+EXPLAINED_EXAMINED_MAX: Final = 1_000
+"""Capable agents a dry run looks at one by one; filters before capacity are counted over all of them."""
+
 # --- delivery -------------------------------------------------------------------------------------
 ENDPOINT_IN_FLIGHT_MAX: Final = 4
 SHARD_IN_FLIGHT_MAX: Final = 512

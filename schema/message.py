@@ -53,6 +53,8 @@ class Reason(Enum):
     EXPIRED = "expired"
     MALFORMED = "malformed"
     POISON = "poison"
+    SENDER_NOT_ALLOWED = "sender_not_allowed"
+    RECIPIENT_DISABLED = "recipient_disabled"
 
 
 class Envelope(Struct, kw_only=True, gc=False):

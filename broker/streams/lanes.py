@@ -1,0 +1,77 @@
+"""Reading the ingress lanes of a shard, by cursor and without a group: the routing owner is their one reader.
+
+An entry may carry several messages (field `m` repeated). What is read stays in the stream until the route
+script deletes it, so a reader that dies loses nothing: the next owner begins at the start.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys
+from schema.message import LANES, Lane
+
+BLOCK_MS: Final = 2_000
+"""Longest wait for new messages in one call; well under the connection's patience."""
+READ_MESSAGES_AIM: Final = 256
+READ_ENTRIES_MAX: Final = 128
+
+
+class IngressEntry:
+    """One entry of an ingress lane. `passed`: it was deduplicated before (scheduled or parked messages)."""
+
+    __slots__ = ("id", "lane", "messages", "passed", "waiter")
+
+    def __init__(self, lane: Lane, entry_id: str, fields: list[bytes]) -> None:
+        self.lane = lane
+        self.id = entry_id
+        self.messages: list[bytes] = []
+        self.waiter = ""
+        self.passed = False
+        for name, value in zip(fields[::2], fields[1::2], strict=True):
+            if name == b"m":
+                self.messages.append(value)
+            elif name == b"w":
+                self.waiter = value.decode("ascii", "replace")
+            elif name == b"p":
+                self.passed = True
+
+    @property
+    def at_ms(self) -> int:
+        """When Redis took the entry, by its own clock."""
+        return int(self.id.split("-", 1)[0])
+
+
+class LaneReader:
+    """Reads the lanes of one shard over a connection of its own (it blocks)."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._lane_of = {key.encode(): lane for lane, key in keys.ingress.items()}
+        self._key_of = keys.ingress
+        self._cursors = dict.fromkeys(LANES, "0-0")
+        self._count = READ_ENTRIES_MAX
+
+    async def read(self, lanes: Iterable[Lane]) -> list[IngressEntry]:
+        """Return the next entries of these lanes; waits up to BLOCK_MS for one. Raises: BrokerError."""
+        wanted = list(lanes)
+        reply = await self._connection.send(
+            "XREAD", "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS",
+            *(self._key_of[lane] for lane in wanted),
+            *(self._cursors[lane] for lane in wanted),
+        )  # fmt: skip
+        entries = [entry for stream in reply or () for entry in self._parse(stream)]
+        self._adapt(entries)
+        return entries
+
+    def _parse(self, stream: Reply) -> list[IngressEntry]:
+        lane = self._lane_of[stream[0]]
+        entries = [IngressEntry(lane, entry_id.decode(), fields) for entry_id, fields in stream[1]]
+        self._cursors[lane] = entries[-1].id
+        return entries
+
+    def _adapt(self, entries: list[IngressEntry]) -> None:
+        """Aim at a number of messages a read, however many an entry carries."""
+        if entries:
+            per_entry = max(1, sum(len(entry.messages) for entry in entries) // len(entries))
+            self._count = max(4, min(READ_ENTRIES_MAX, READ_MESSAGES_AIM // per_entry))

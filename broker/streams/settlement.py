@@ -1,0 +1,56 @@
+"""The settle call: one script call that finishes a batch of attempts."""
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from broker.streams.connection import Argument, Connection, Reply
+from broker.streams.keys import Keys
+from broker.streams.scripts import SETTLE
+from schema.codec import encode
+from schema.ledger import Event
+
+
+class Settlement(Struct):
+    """What one call changes. `finished`: entries to delete, by mailbox. `retries`: due member -> due ms.
+    `over`: due members that are no longer needed. `forget`: members of the expiry set."""
+
+    finished: dict[str, list[str]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    retries: dict[str, int] = field(default_factory=dict)
+    over: list[str] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.finished or self.events or self.retries or self.over or self.forget)
+
+
+def call_settle(
+    connection: Connection,
+    keys: Keys,
+    settlement: Settlement,
+    *,
+    owner: str,
+    on_reply: Callable[[Reply], None],
+) -> None:
+    """Send the settlement. The reply is the number of entries deleted, or a BrokerError (Fenced: nothing has
+    changed)."""
+    script_keys: list[Argument] = [
+        keys.owner("deliver"), keys.ledger, keys.due, keys.expiry, *settlement.finished,
+    ]  # fmt: skip
+    arguments: list[Argument] = [
+        owner,
+        encode(settlement.events) if settlement.events else b"",
+        len(settlement.retries),
+        len(settlement.over),
+        len(settlement.forget),
+    ]
+    for member, due_ms in settlement.retries.items():
+        arguments += (due_ms, member)
+    arguments += settlement.over
+    arguments += settlement.forget
+    for entries in settlement.finished.values():
+        arguments.append(len(entries))
+        arguments += entries
+    connection.run(SETTLE, script_keys, arguments, on_reply)
