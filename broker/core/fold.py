@@ -1,0 +1,237 @@
+"""Fold events of the ledger into rows: one per message, one per attempt, one per quarantined entry.
+
+Decides what a message row says after something happened, and nothing about how it is written: the SQL of
+`broker.store.record` merges a row into the table by the same rule as `merge` does in memory.
+
+Invariants, for any cut of the ledger into batches and any event seen twice:
+- the rows come out the same;
+- within a round the rank of a status never sinks, and of two terminal statuses the first stays;
+- a later round (a dead letter replayed) overrides an earlier one, never the other way round.
+
+Every field merges by a rule that does not mind repetition: the first wins (message), the highest (round,
+status, retries), the earliest (delivered, processed) or the latest (the mailbox it was put into).
+"""
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Iterable
+from datetime import datetime
+
+from msgspec import MsgspecError, Raw, Struct, field
+
+from broker.core.lifecycle import rank
+from schema.codec import decode_stored_envelope
+from schema.delivery import Attempt, AttemptStatus
+from schema.ids import is_id, made_ms
+from schema.ledger import Event, EventKind
+from schema.message import Envelope, Reason, Status
+from schema.times import as_utc, from_ms
+
+
+class MessageRow(Struct, kw_only=True, gc=False):
+    """What is known of one message. `message` and `created_at` are None where no event carried it whole.
+
+    `placed_ms`: when it was put into the mailbox that `to` and `mailbox_entry` name; None: by none of these
+    events. `retry_count`: attempts of this round that failed.
+    """
+
+    id: str
+    message: Envelope | None = None
+    created_at: datetime | None = None
+    round: int = 0
+    status: Status = Status.PENDING
+    reason: str | None = None
+    result: Raw | None = None
+    retry_count: int = 0
+    next_attempt_ms: int | None = None
+    delivered_ms: int | None = None
+    processed_ms: int | None = None
+    to: str | None = None
+    mailbox_entry: str | None = None
+    route: Raw | None = None
+    placed_ms: int | None = None
+
+
+class AttemptRow(Struct, gc=False):
+    """One attempt of one message."""
+
+    message_id: str
+    attempt: Attempt
+
+
+class QuarantineRow(Struct, kw_only=True, gc=False):
+    """What could not be read or stored: where it lay, why, and its bytes."""
+
+    at_ms: int
+    shard: int
+    stream: str
+    entry: str
+    reason: str
+    detail: str | None
+    raw: bytes
+
+
+class Rows(Struct):
+    """What a batch of events comes to. `waiting`: (gateway, message id) of those to be told once committed."""
+
+    messages: list[MessageRow] = field(default_factory=list)
+    attempts: list[AttemptRow] = field(default_factory=list)
+    quarantine: list[QuarantineRow] = field(default_factory=list)
+    waiting: list[tuple[str, str]] = field(default_factory=list)
+
+
+def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
+    """Return the rows that a batch of events, in the order of the ledger, comes to."""
+    messages: dict[str, MessageRow] = {}
+    attempts: dict[tuple[str, int, int, int], AttemptRow] = {}
+    rows = Rows()
+    for event in events:
+        if event.kind is EventKind.QUARANTINED:
+            rows.quarantine.append(_quarantined(event, shard))
+            continue
+        try:
+            new = _row_of(event)
+        except MsgspecError as error:
+            rows.quarantine.append(_unreadable(event, shard, error))
+            continue
+        known = messages.get(event.id)
+        if known is None:
+            messages[event.id] = new
+        else:
+            merge(known, new)
+        if (attempt := event.attempt) is not None:
+            key = (event.id, attempt.round, attempt.number, attempt.attempted_ms)
+            attempts[key] = AttemptRow(event.id, _storable(attempt))
+        if event.waiter is not None:
+            rows.waiting.append((event.waiter, event.id))
+    rows.messages.extend(messages.values())
+    rows.attempts.extend(attempts.values())
+    return rows
+
+
+def merge(row: MessageRow, new: MessageRow) -> None:
+    """Bring into `row` what `new`, which the ledger has later, knows beyond it."""
+    if row.message is None:
+        row.message, row.created_at = new.message, new.created_at
+    if new.placed_ms is not None and (row.placed_ms is None or new.placed_ms > row.placed_ms):
+        row.to, row.mailbox_entry, row.placed_ms = new.to, new.mailbox_entry, new.placed_ms
+        row.route = new.route or row.route
+    if new.round > row.round:
+        _restart(row, new)
+    elif new.round == row.round:
+        _advance(row, new)
+
+
+def _restart(row: MessageRow, new: MessageRow) -> None:
+    row.round, row.retry_count, row.next_attempt_ms = new.round, new.retry_count, new.next_attempt_ms
+    row.status, row.reason, row.result = new.status, new.reason, new.result
+    row.delivered_ms, row.processed_ms = new.delivered_ms, new.processed_ms
+
+
+def _advance(row: MessageRow, new: MessageRow) -> None:
+    if rank(new.status) > rank(row.status):
+        row.status, row.reason, row.result = new.status, new.reason, new.result
+    row.delivered_ms = _earliest(row.delivered_ms, new.delivered_ms)
+    row.processed_ms = _earliest(row.processed_ms, new.processed_ms)
+    if new.retry_count > row.retry_count:
+        row.retry_count, row.next_attempt_ms = new.retry_count, new.next_attempt_ms
+    if row.status is not Status.PENDING:
+        row.next_attempt_ms = None
+
+
+def _earliest(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _row_of(event: Event) -> MessageRow:
+    """Return what one event says. Raises: MsgspecError when its message cannot be read."""
+    status, attempt = event.status, event.attempt
+    row = MessageRow(id=event.id, round=event.round, status=status)
+    if event.message is not None:
+        _add_message(row, event, decode_stored_envelope(event.message))
+    elif event.to is not None and event.mailbox_entry is not None:
+        _place(row, event, event.to)
+    if attempt is not None:
+        row.round = max(row.round, attempt.round)
+        failed = attempt.status is not AttemptStatus.SUCCESS
+        row.retry_count = attempt.number if failed else attempt.number - 1
+        if not failed:
+            row.delivered_ms = event.at_ms
+    if status is Status.PENDING:
+        row.next_attempt_ms = event.next_attempt_ms
+        return row
+    row.reason = None if event.reason is None else _text(event.reason)
+    row.result = event.result
+    if status is Status.DELIVERED:
+        row.delivered_ms = event.at_ms
+    elif status is Status.PROCESSED:
+        row.processed_ms = event.at_ms
+    return row
+
+
+def _add_message(row: MessageRow, event: Event, message: Envelope) -> None:
+    row.message = message
+    row.created_at = _created_at(message, event)
+    if isinstance(message.round, int):
+        row.round = max(row.round, message.round)
+    to = event.to or message.to_agent_id
+    # A name nobody goes by is no recipient.
+    _place(row, event, to if to is not None and is_id(to) else None)
+
+
+def _place(row: MessageRow, event: Event, to: str | None) -> None:
+    row.to, row.mailbox_entry, row.route, row.placed_ms = to, event.mailbox_entry, event.route, event.at_ms
+
+
+def _created_at(message: Envelope, event: Event) -> datetime:
+    """Return the time that, with the id, is the row's key: the same for every event that carries the message."""
+    if message.created_at is not None:
+        return as_utc(message.created_at)
+    made = made_ms(event.id)
+    return from_ms(event.at_ms if made is None else made)
+
+
+def _storable(attempt: Attempt) -> Attempt:
+    """Return the attempt with texts Postgres takes: endpoints answer with whatever they like."""
+    if attempt.response_body is not None:
+        attempt.response_body = _text(attempt.response_body)
+    if attempt.error is not None:
+        attempt.error = _text(attempt.error)
+    return attempt
+
+
+def _text(text: str) -> str:
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}") if "\x00" in text else text
+
+
+def _quarantined(event: Event, shard: int) -> QuarantineRow:
+    return QuarantineRow(
+        at_ms=event.at_ms,
+        shard=shard,
+        stream=event.stream or "",
+        entry=event.id,
+        reason=_text(event.reason or Reason.MALFORMED.value),
+        detail=None if event.detail is None else _text(event.detail),
+        raw=_decoded(event.raw or ""),
+    )
+
+
+def _unreadable(event: Event, shard: int, error: MsgspecError) -> QuarantineRow:
+    return QuarantineRow(
+        at_ms=event.at_ms,
+        shard=shard,
+        stream="ledger",
+        entry=event.id,
+        reason=Reason.MALFORMED.value,
+        detail=_text(str(error)),
+        raw=bytes(event.message or b""),
+    )
+
+
+def _decoded(raw: str) -> bytes:
+    try:
+        return b64decode(raw, validate=True)
+    except (Base64Error, ValueError):
+        return raw.encode()
