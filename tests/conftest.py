@@ -1,0 +1,199 @@
+"""Real servers for the tests: the embedded ones, and Debian's where they are installed.
+
+They start once per session, in a temporary directory of their own, on free ports. Every test that asks for
+`streams_url` or `database_url` gets an empty database; the second one is cloned from a migrated template.
+"""
+
+import asyncio
+import glob
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import redis
+import uvloop
+
+from broker.servers.postgres import EmbeddedPostgres
+from broker.servers.valkey import EmbeddedValkey
+
+MEMORY_BYTES = 512 * 1024**2
+TEMPLATE = "migrated_template"
+DEBIAN_REDIS = shutil.which("redis-server")
+DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+
+needs_debian_redis = pytest.mark.skipif(DEBIAN_REDIS is None, reason="no redis-server installed")
+needs_debian_postgres = pytest.mark.skipif(not DEBIAN_POSTGRES, reason="no PostgreSQL installed")
+REDIS_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_redis)]
+POSTGRES_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_postgres)]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Async tests run on uvloop, as the product does."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+# --- servers, one of each kind per session ----------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[str], str]]:
+    """Return a function from a kind of server to its URL; servers start when first asked for."""
+    home = Path(tempfile.mkdtemp(prefix="ab-test-"))
+    started: dict[str, EmbeddedValkey | EmbeddedPostgres] = {}
+
+    def url_of(kind: str) -> str:
+        if kind not in started:
+            server = _make(kind, home / kind.replace(" ", "-"))
+            server.start()
+            started[kind] = server
+        return started[kind].url
+
+    yield url_of
+    for server in started.values():
+        if isinstance(server, EmbeddedPostgres):
+            server.stop("immediate")
+        else:
+            server.stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres:
+    match kind:
+        case "redis embedded":
+            return EmbeddedValkey(home, maxmemory_bytes=MEMORY_BYTES)
+        case "redis debian":
+            return EmbeddedValkey(home, maxmemory_bytes=MEMORY_BYTES, binary=Path(str(DEBIAN_REDIS)))
+        case "postgres embedded":
+            return EmbeddedPostgres(home)
+        case "postgres debian":
+            return EmbeddedPostgres(home, bin_dir=Path(DEBIAN_POSTGRES[-1]))
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(servers: Callable[[str], str]) -> str:
+    """The embedded Valkey."""
+    return servers("redis embedded")
+
+
+@pytest.fixture(scope="session")
+def postgres_url(servers: Callable[[str], str]) -> str:
+    """The embedded PostgreSQL, its own empty database."""
+    return servers("postgres embedded")
+
+
+@pytest.fixture(scope="session", params=REDIS_KINDS)
+def any_redis_url(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
+    """Each Redis there is, in turn."""
+    return servers(f"redis {request.param}")
+
+
+@pytest.fixture(scope="session", params=POSTGRES_KINDS)
+def any_postgres_url(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
+    """Each PostgreSQL there is, in turn."""
+    return servers(f"postgres {request.param}")
+
+
+# --- an empty database per test ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def streams_url(valkey_url: str) -> str:
+    """The embedded Valkey, emptied."""
+    return _emptied(valkey_url)
+
+
+@pytest.fixture
+def any_streams_url(any_redis_url: str) -> str:
+    """Each Redis there is, emptied."""
+    return _emptied(any_redis_url)
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """A fresh, migrated database on the embedded PostgreSQL."""
+    url = await _fresh_database(postgres_url)
+    yield url
+    await _drop(postgres_url, url)
+
+
+@pytest.fixture
+async def any_database_url(any_postgres_url: str) -> AsyncIterator[str]:
+    """A fresh, migrated database on each PostgreSQL there is."""
+    url = await _fresh_database(any_postgres_url)
+    yield url
+    await _drop(any_postgres_url, url)
+
+
+@pytest.fixture
+async def empty_database_url(any_postgres_url: str) -> AsyncIterator[str]:
+    """A database with nothing in it on each PostgreSQL there is, for tests of the migrations."""
+    url = _with_database(any_postgres_url, f"empty_{uuid4().hex}")
+    await _execute(any_postgres_url, f"CREATE DATABASE {_database_of(url)}")
+    yield url
+    await _drop(any_postgres_url, url)
+
+
+def _emptied(url: str) -> str:
+    with _client(url) as client:
+        client.flushall()
+        client.script_flush()
+    return url
+
+
+@contextmanager
+def _client(url: str) -> Iterator["redis.Redis"]:
+    client = redis.Redis.from_url(url)
+    try:
+        yield client
+    finally:
+        client.close()
+        client.connection_pool.disconnect()
+
+
+_templates: set[str] = set()
+
+
+async def _fresh_database(server_url: str) -> str:
+    if server_url not in _templates:
+        await _make_template(server_url)
+        _templates.add(server_url)
+    name = f"test_{uuid4().hex}"
+    await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+    return _with_database(server_url, name)
+
+
+async def _make_template(server_url: str) -> None:
+    """Migrate once; cloning is several times as fast. Nobody may be connected to a template."""
+    from broker.store.migrate import migrate
+
+    await _execute(server_url, f"CREATE DATABASE {TEMPLATE}")
+    await migrate(_with_database(server_url, TEMPLATE))
+
+
+async def _drop(server_url: str, database_url: str) -> None:
+    await _execute(server_url, f"DROP DATABASE {_database_of(database_url)} WITH (FORCE)")
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _with_database(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"/{name}"))
+
+
+def _database_of(url: str) -> str:
+    return urlsplit(url).path[1:]
