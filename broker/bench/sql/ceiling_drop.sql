@@ -1,0 +1,2 @@
+-- Removes everything the ceiling made.
+DROP SCHEMA IF EXISTS bench_ceiling CASCADE;
