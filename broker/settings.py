@@ -1,0 +1,278 @@
+"""The settings of a deployment: each with its meaning, unit, bounds and default, read from the environment.
+
+A setting's environment variable is its name in capitals; an empty variable counts as unset. All faults of a
+configuration are reported at once, in words, without repeating secrets. Settings are read once per process
+and never change while it runs.
+"""
+
+import sys
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from broker.settings_words import accepted, example, in_words
+
+EXIT_CODE_FAULTY: Final = 2
+STORES: Final = ("redis_url", "database_url")
+"""What every role needs and `up` brings along itself."""
+
+
+def _whole(default: int, low: int, high: int, unit: str, text: str) -> Any:
+    """Describe a whole number. Any: pydantic takes a Field as the value of an annotation of any type."""
+    return Field(default, ge=low, le=high, description=text, json_schema_extra={"unit": unit})
+
+
+def _text(default: str, accepts: str, text: str, *, hide: str = "", pattern: str | None = None) -> Any:
+    """Describe a text; `hide` says why its value is never shown. Any: as in `_whole`."""
+    extra = {"accepts": accepts, "hide": hide}
+    return Field(default, description=text, repr=not hide, pattern=pattern, json_schema_extra=dict(extra))
+
+
+def _chosen(default: str, text: str) -> Any:
+    """Describe a choice from a closed set, which the annotation holds. Any: as in `_whole`."""
+    return Field(default, description=text)
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    faults = []
+    found = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            found.append(ip_network(part))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(found)
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
+
+
+class Settings(BaseSettings):
+    """Everything a deployment may decide. Bounds nobody should touch are in `schema.limits` instead."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="forbid")
+
+    # --- stores ---
+    redis_url: str = _text(
+        "",
+        "redis://, rediss:// or unix://",
+        "Redis 7.0 or Valkey 8, or newer. Unset: `up` starts its own Valkey.",
+        hide="may hold a password",
+    )
+    database_url: str = _text(
+        "",
+        "postgresql:// or postgres://",
+        "PostgreSQL 15 or newer. Unset: `up` starts its own.",
+        hide="may hold a password",
+    )
+    data_dir: str = _text(".agent-broker", "a directory", "Where `up` keeps its servers' data and its keys.")
+    durability: Literal["always", "everysec"] = _chosen(
+        "always",
+        "always: what was accepted is on disk. everysec (the fast profile): up to a second of it can be "
+        "lost, and replies to publishers say so.",
+    )
+    shards: int = _whole(
+        2, 1, 256, "shards", "Fixed when a deployment is created; 2 for a machine, 8 and more for several."
+    )
+    valkey_maxmemory_mb: int = _whole(
+        0, 0, 1_048_576, "MiB", "Memory of `up`'s own Valkey; 0: a quarter of the machine's, at most 4 GiB."
+    )
+    message_retention_days: int = _whole(
+        30, 1, 3650, "days", "Messages and attempts older than this are dropped from Postgres, by whole days."
+    )
+
+    # --- access ---
+    agent_api_key: str = _text(
+        "",
+        "printable ASCII without spaces",
+        "The operator key: every scope, any agent. Unset: `up` makes one and keeps it in the data directory.",
+        hide="is a key",
+    )
+    key_pepper: str = _text(
+        "",
+        "any text, the same on every gateway, never changed",
+        "Mixed into the stored hashes of agents' keys. Unset: `up` makes one; elsewhere there is none.",
+        hide="is a secret",
+    )
+    require_authentication: bool = Field(
+        True, description="Off only for experiments: the gateway then listens on loopback addresses only."
+    )
+    endpoint_allow_cidrs: Networks = Field(
+        (),
+        description="Private networks that endpoints may lie in, for example 10.0.0.0/8. "
+        "Public addresses always may; `up` allows loopback unless this is set.",
+        json_schema_extra={"accepts": "networks separated by commas"},
+    )
+
+    # --- processes ---
+    host: str = _text("127.0.0.1", "an address or host name", "Where the gateway listens.")
+    port: int = _whole(8080, 0, 65_535, "port", "Where the gateway listens; 0: any free port.")
+    metrics_host: str = _text("127.0.0.1", "an address or host name", "Where metrics are served.")
+    metrics_port: int = _whole(
+        9464, 0, 65_535, "port", "Where this process serves its metrics (`up`: all of them); 0: any free one."
+    )
+    message_queue_workers: int = _whole(1, 1, 64, "processes", "Worker processes that `up` starts.")
+    process_name: str = _text(
+        "",
+        "letters, digits, dots, dashes and underscores",
+        "This process in logs and leases; unset: its role, host and process id.",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+    )
+    lease_ms: int = _whole(
+        10_000,
+        500,
+        600_000,
+        "ms",
+        "After a process was killed, another takes its shards over this much later.",
+    )
+    drain_timeout_ms: int = _whole(
+        20_000, 0, 600_000, "ms", "How long a process that stops waits for what is in flight."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _chosen(
+        "info", "Events below this are not logged."
+    )
+    log_format: Literal["json", "text"] = _chosen("json", "One JSON object a line, or text for people.")
+
+    # --- presence and routing ---
+    presence_online_ms: int = _whole(
+        60_000, 100, 86_400_000, "ms", "An agent shows as online for this long after its last sign of life."
+    )
+    silent_after_ms: int = _whole(
+        300_000, 100, 604_800_000, "ms", "Routing by capability skips an agent silent for longer than this."
+    )
+    dedup_window_ms: int = _whole(
+        120_000,
+        1_000,
+        86_400_000,
+        "ms",
+        "Publishing the same message id again within this time does nothing.",
+    )
+
+    # --- delivery ---
+    endpoint_concurrency: int = _whole(
+        4, 1, 64, "requests", "Pushes under way at once to one endpoint that has no number of its own."
+    )
+    attempt_total_ms: int = _whole(15_000, 50, 600_000, "ms", "Deadline of one attempt, all of it.")
+    attempt_connect_ms: int = _whole(3_000, 10, 60_000, "ms", "Deadline to connect.")
+    attempt_tls_ms: int = _whole(5_000, 10, 60_000, "ms", "Deadline of the TLS handshake.")
+    attempt_first_byte_ms: int = _whole(
+        10_000, 10, 600_000, "ms", "Deadline from the request to the first byte of the answer."
+    )
+    retry_time_scale: float = Field(
+        1.0,
+        ge=0.0001,
+        le=100,
+        description="All retry delays are multiplied by this; tests and demonstrations shrink them.",
+        json_schema_extra={"unit": "factor"},
+    )
+
+    # --- recording ---
+    record_linger_ms: int = _whole(
+        5, 0, 1_000, "ms", "How long the recorder waits for more before it writes a small batch."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        return _with_scheme(url, ("redis", "rediss", "unix"))
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str) -> str:
+        return _with_scheme(url, ("postgresql", "postgres"))
+
+    @field_validator("agent_api_key")
+    @classmethod
+    def _fits_a_header(cls, key: str) -> str:
+        if not all("!" <= character <= "~" for character in key):
+            raise ValueError("holds a space or a character that no HTTP header can carry")
+        return key
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, host: str) -> str:
+        if not host or "/" in host or " " in host:
+            raise ValueError("not an address or host name")
+        return host
+
+
+def load(needs: Sequence[str] = (), **overrides: object) -> Settings:
+    """Read the settings; arguments win over the environment, None leaves a setting to it.
+
+    A faulty configuration ends the process with exit code 2, after every fault was printed to stderr.
+    `needs` are settings without which this process cannot work.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    faults: list[str] = []
+    settings = None
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]  # checked by pydantic, that is the point
+    except ValidationError as error:
+        faults += [in_words(fault, Settings.model_fields) for fault in error.errors()]
+    if settings is not None:
+        faults += _faults_between(settings)
+    faulty = {fault.split(":", 1)[0] for fault in faults}
+    missing = [name for name in needs if settings is not None and not getattr(settings, name)]
+    faults += [_missing(name) for name in missing if name.upper() not in faulty]
+    if settings is None or faults:
+        _give_up(faults)
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _with_scheme(url: str, schemes: tuple[str, ...]) -> str:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if url and scheme not in schemes:
+        raise ValueError("not a URL of this kind")
+    return url
+
+
+def _faults_between(settings: Settings) -> list[str]:
+    """Return what is wrong with settings taken together."""
+    faults = []
+    if not settings.require_authentication and not is_loopback(settings.host):
+        faults.append(
+            f"REQUIRE_AUTHENTICATION: false, and HOST {settings.host!r} is no loopback address; "
+            "accepted: true, or a HOST such as 127.0.0.1"
+        )
+    if settings.silent_after_ms < settings.presence_online_ms:
+        faults.append(
+            f"SILENT_AFTER_MS: {settings.silent_after_ms} is less than PRESENCE_ONLINE_MS "
+            f"{settings.presence_online_ms}; accepted: at least that"
+        )
+    return faults
+
+
+def _missing(name: str) -> str:
+    words = accepted(Settings.model_fields[name])
+    return f"{name.upper()}: not set, and this command needs it; accepted: {words}"
+
+
+def _give_up(faults: Sequence[str]) -> NoReturn:
+    count = "a setting is wrong" if len(faults) == 1 else f"{len(faults)} settings are wrong"
+    sys.stderr.write(f"agent-broker: {count}:\n" + "".join(f"  {fault}\n" for fault in faults))
+    sys.exit(EXIT_CODE_FAULTY)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(example(Settings.model_fields))
