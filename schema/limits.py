@@ -85,6 +85,25 @@ ATTEMPTS_MAX: Final = 25
 RESPONSE_READ_BYTES_MAX: Final = 16 * 1024
 RESPONSE_KEPT_BYTES_MAX: Final = 4 * 1024
 RESPONSE_HEADER_BYTES_MAX: Final = 32 * 1024
+RESPONSE_WIRE_BYTES_MAX: Final = 256 * 1024
+"""One response on the wire, chunk framing and trailers included: beyond it the connection is closed."""
+RESPONSE_INTERIM_MAX: Final = 16
+"""1xx responses before the final one; more is a failed attempt."""
+CONNECTIONS_OPEN_MAX: Final = 4_096
+"""Open connections of one process. At it idle ones are closed, oldest first; then pushes wait for a free one."""
+CONNECTION_AGE_MS_MAX: Final = 300_000
+"""A connection under steady load is closed after this, so that its name is resolved and judged again."""
+CONNECTIONS_EVICTED_AT_ONCE: Final = 64
+"""Idle connections closed together when the bound is hit: finding the oldest costs a scan of all."""
+ADDRESSES_TRIED_MAX: Final = 4
+"""Addresses of one name that an attempt connects to before it fails."""
+RESOLVER_THREADS_MAX: Final = 16
+RESOLVER_WAIT_MS_MAX: Final = 2_000
+RESOLVER_CACHE_MS: Final = 30_000
+RESOLVER_NAMES_MAX: Final = 10_000
+"""Names in the cache; at it the oldest entries go."""
+RESOLVER_ADDRESSES_MAX: Final = 64
+"""Addresses of one name. More is a failed resolve: we would have to judge, and keep, every one."""
 
 # --- waiting --------------------------------------------------------------------------------------
 WAIT_MS_DEFAULT: Final = 5_000
