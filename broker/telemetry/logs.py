@@ -1,0 +1,127 @@
+"""Structured events on stderr: one JSON object a line, with a constant name (`delivery.settled`).
+
+Fields are ids, sizes, statuses and reasons. Never a body, a key, a signature, or the query or userinfo of a
+URL (`without_secrets`). A line goes out in one write, so that lines of several processes never mix. What the
+libraries log through `logging` comes out the same way.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+Level = Literal["debug", "info", "warning", "error"]
+Field = str | int | float | bool | None | BaseException | list[str]
+
+VALUE_CHARS_MAX: Final = 500
+TRACE_CHARS_MAX: Final = 4_000
+_RANK: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _State:
+    """What `configure` decided."""
+
+    threshold = _RANK["info"]
+    text = False
+    process = ""
+
+
+def configure(*, level: Level, format: Literal["json", "text"], process: str) -> None:
+    """Set what is logged and how; `process` names this process in every event."""
+    _State.threshold = _RANK[level]
+    _State.text = format == "text"
+    _State.process = process
+    logging.basicConfig(level=max(_State.threshold, logging.INFO), handlers=[_Bridge()], force=True)
+    logging.captureWarnings(capture=True)
+
+
+def debug(name: str, **fields: Field) -> None:
+    """Log what only somebody looking for a fault wants to see."""
+    if _State.threshold <= _RANK["debug"]:
+        _write("debug", name, fields)
+
+
+def event(name: str, **fields: Field) -> None:
+    """Log a unit of work that ended as it should."""
+    if _State.threshold <= _RANK["info"]:
+        _write("info", name, fields)
+
+
+def warning(name: str, **fields: Field) -> None:
+    """Log what somebody should know about although the work goes on."""
+    if _State.threshold <= _RANK["warning"]:
+        _write("warning", name, fields)
+
+
+def error(name: str, **fields: Field) -> None:
+    """Log what somebody must look at. An exception among the fields is shown with its traceback."""
+    trace = [field for field in fields.values() if isinstance(field, BaseException)]
+    if trace:
+        fields["trace"] = "".join(traceback.format_exception(trace[0]))[-TRACE_CHARS_MAX:]
+    _write("error", name, fields)
+
+
+def without_secrets(url: str) -> str:
+    """Return scheme, host, port and path of a URL: what may be logged of it."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "(not a URL)"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+def _write(level: Level, name: str, fields: dict[str, Field]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    shown = {
+        key: _shown(value, TRACE_CHARS_MAX if key == "trace" else VALUE_CHARS_MAX)
+        for key, value in fields.items()
+    }
+    if _State.text:
+        rest = " ".join(f"{key}={value}" for key, value in shown.items())
+        line = f"{now} {level:7} {_State.process} {name} {rest}\n".encode(errors="replace")
+    else:
+        head = {"at": now, "level": level, "event": name, "process": _State.process, "pid": os.getpid()}
+        line = _encode(head | shown) + b"\n"
+    try:
+        os.write(_descriptor(), line)
+    except OSError:
+        # Nobody reads our stderr any more; work does not stop for that.
+        return
+
+
+def _descriptor() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return 2
+
+
+def _shown(value: Field, chars_max: int) -> str | int | float | bool | list[str] | None:
+    if isinstance(value, BaseException):
+        value = f"{type(value).__name__}: {value}"
+    if isinstance(value, str):
+        # A lone surrogate (a file name, a header) cannot be encoded.
+        return value[:chars_max].encode(errors="replace").decode()
+    return value
+
+
+class _Bridge(logging.Handler):
+    """Passes on what libraries log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Field] = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = record.exc_info[1]
+        if record.levelno >= logging.ERROR:
+            error("library.logged", **fields)
+        elif record.levelno >= logging.WARNING:
+            warning("library.logged", **fields)
+        else:
+            debug("library.logged", **fields)
