@@ -9,7 +9,7 @@ whoever reads them must not mind seeing one twice; order within a shard is the o
 
 from enum import Enum
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from schema.delivery import Attempt
 from schema.message import Status
@@ -34,6 +34,8 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
     the gateway that waits for this message to be recorded. `round` counts replays of a dead letter: an event
     that carries neither the message nor an attempt must name it, or it counts for round 0.
 
+    The raw fields are UNSET, not None, where there is nothing: msgspec decodes no `Raw | None`.
+
     Of a quarantined entry: `id` is its stream id, `stream` the key it lay in, `raw` its bytes in base64,
     `detail` what was wrong in words.
     """
@@ -41,15 +43,15 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
     kind: EventKind
     id: str
     at_ms: int
-    message: Raw | None = None
+    message: Raw | UnsetType = UNSET
     to: str | None = None
     status: Status = Status.PENDING
     reason: str | None = None
     attempt: Attempt | None = None
-    result: Raw | None = None
+    result: Raw | UnsetType = UNSET
     next_attempt_ms: int | None = None
     mailbox_entry: str | None = None
-    route: Raw | None = None
+    route: Raw | UnsetType = UNSET
     waiter: str | None = None
     round: int = 0
     raw: str | None = None

@@ -17,7 +17,7 @@ from binascii import Error as Base64Error
 from collections.abc import Iterable
 from datetime import datetime
 
-from msgspec import MsgspecError, Raw, Struct, field
+from msgspec import UNSET, MsgspecError, Raw, Struct, UnsetType, field
 
 from broker.core.lifecycle import rank
 from schema.codec import decode_stored_envelope
@@ -149,7 +149,7 @@ def _row_of(event: Event) -> MessageRow:
     """Return what one event says. Raises: MsgspecError when its message cannot be read."""
     status, attempt = event.status, event.attempt
     row = MessageRow(id=event.id, round=event.round, status=status)
-    if event.message is not None:
+    if event.message is not UNSET:
         _add_message(row, event, decode_stored_envelope(event.message))
     elif event.to is not None and event.mailbox_entry is not None:
         _place(row, event, event.to)
@@ -163,7 +163,7 @@ def _row_of(event: Event) -> MessageRow:
         row.next_attempt_ms = event.next_attempt_ms
         return row
     row.reason = None if event.reason is None else _text(event.reason)
-    row.result = event.result
+    row.result = _present(event.result)
     if status is Status.DELIVERED:
         row.delivered_ms = event.at_ms
     elif status is Status.PROCESSED:
@@ -182,7 +182,8 @@ def _add_message(row: MessageRow, event: Event, message: Envelope) -> None:
 
 
 def _place(row: MessageRow, event: Event, to: str | None) -> None:
-    row.to, row.mailbox_entry, row.route, row.placed_ms = to, event.mailbox_entry, event.route, event.at_ms
+    row.to, row.mailbox_entry, row.placed_ms = to, event.mailbox_entry, event.at_ms
+    row.route = _present(event.route)
 
 
 def _created_at(message: Envelope, event: Event) -> datetime:
@@ -200,6 +201,10 @@ def _storable(attempt: Attempt) -> Attempt:
     if attempt.error is not None:
         attempt.error = _text(attempt.error)
     return attempt
+
+
+def _present(raw: Raw | UnsetType) -> Raw | None:
+    return raw if isinstance(raw, Raw) else None
 
 
 def _text(text: str) -> str:
@@ -226,7 +231,7 @@ def _unreadable(event: Event, shard: int, error: MsgspecError) -> QuarantineRow:
         entry=event.id,
         reason=Reason.MALFORMED.value,
         detail=_text(str(error)),
-        raw=bytes(event.message or b""),
+        raw=bytes(_present(event.message) or b""),
     )
 
 
