@@ -42,6 +42,8 @@ PAGE_ROWS_DEFAULT: Final = 50
 # --- streams --------------------------------------------------------------------------------------
 PUBLISH_MESSAGES_PER_ENTRY_MAX: Final = 64
 """Messages of one lane that a publisher may put into one ingress entry."""
+ENTRY_MESSAGES_MAX: Final = 256
+"""Messages in one ingress entry; an entry with more is quarantined whole."""
 ROUTE_BATCH_MAX: Final = 128
 """Messages per route call: keeps the script under 2 ms (measured)."""
 ROUTE_CALLS_IN_FLIGHT_MAX: Final = 3
@@ -90,7 +92,7 @@ RESPONSE_WIRE_BYTES_MAX: Final = 256 * 1024
 RESPONSE_INTERIM_MAX: Final = 16
 """1xx responses before the final one; more is a failed attempt."""
 CONNECTIONS_OPEN_MAX: Final = 4_096
-"""Open connections of one process. At it idle ones are closed, oldest first; then pushes wait for a free one."""
+"""Open connections of one process. At it idle ones are closed, oldest first; then pushes wait their turn."""
 CONNECTION_AGE_MS_MAX: Final = 300_000
 """A connection under steady load is closed after this, so that its name is resolved and judged again."""
 CONNECTIONS_EVICTED_AT_ONCE: Final = 64
