@@ -46,7 +46,8 @@ class Breaker:
         self._scale = scale
         self._open_ms = OPEN_MS_MIN
         self._failures = 0
-        # Results as (at, ok), made at the first failure: a healthy endpoint costs nothing.
+        # Results as (at, ok), kept from the first failure on: a healthy endpoint costs nothing, and one that
+        # begins to fail is judged a few results later than if its successes before had been kept.
         self._window: deque[tuple[int, bool]] | None = None
 
     def may_send(self, now_ms: int) -> bool:

@@ -90,16 +90,17 @@ class Pool:
 
     def __init__(self, bitmap: BitMap, postings: list[Posting], as_of: int) -> None:
         self._bitmap = bitmap
-        self._in_shard: dict[int, array[int]] = {}
+        self._in_shard: dict[tuple[int, int], array[int]] = {}
         self.slots: array[int] = bitmap.to_array()
         self.postings = postings
         self.as_of = as_of
 
     def in_shard(self, shard: int, shards: int, index: "Index") -> "array[int]":
         """Return the candidates whose mailbox lies in this shard."""
-        own = self._in_shard.get(shard)
+        key = (shard, shards)
+        own = self._in_shard.get(key)
         if own is None:
-            own = self._in_shard[shard] = (self._bitmap & index.shard(shard, shards)).to_array()
+            own = self._in_shard[key] = (self._bitmap & index.shard(shard, shards)).to_array()
         return own
 
 
