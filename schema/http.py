@@ -54,13 +54,13 @@ class BatchReply(Struct, kw_only=True, omit_defaults=True):
 
 
 class RouteView(Struct, kw_only=True):
-    """Why a message went to its agent. `route` is null when its sender named the recipient."""
+    """Why a message went to its agent. `route` is JSON `null` when its sender named the recipient."""
 
     message_id: str
     to_agent_id: str | None
     status: str
     status_reason: str | None
-    route: Raw | None
+    route: Raw
 
 
 class HealthReply(Struct, kw_only=True):

@@ -48,6 +48,7 @@ class Reason(Enum):
     REJECTED = "rejected"
     GONE = "gone"
     UNKNOWN_RECIPIENT = "unknown_recipient"
+    UNKNOWN_SENDER = "unknown_sender"
     ENDPOINT_INVALID = "endpoint_invalid"
     HOP_LIMIT = "hop_limit"
     EXPIRED = "expired"
@@ -139,13 +140,15 @@ class MessageView(Struct, kw_only=True):
     hop: int = 0
     deliver_at: datetime | None = None
     next_attempt_at: datetime | None = None
+    durability: str | UnsetType = UNSET
+    """Only in replies to publishers, and only where the deployment does not sync: `buffered`."""
 
 
 class StatusChange(Struct, kw_only=True):
-    """Body of `PUT /api/messages/{id}/status`."""
+    """Body of `PUT /api/messages/{id}/status`. `result` is raw JSON, `null` where there is none."""
 
     status: str
-    result: Raw | None = None
+    result: Raw = field(default_factory=lambda: Raw(b"null"))
     reason: str | None = None
 
 
