@@ -65,6 +65,15 @@ class Rig:
         """Look at what lies in Redis."""
         return await take_picture(self._redis)
 
+    async def versions(self) -> dict[str, str]:
+        """Return the versions of both servers."""
+        server = await self._redis.info("server")
+        name = server.get("server_name", "redis")
+        return {
+            name: server.get(f"{name}_version", server["redis_version"]),
+            "postgres": await self._database.fetchval("SHOW server_version"),
+        }
+
     async def run_product(self, count: int, *, rate: int = 0) -> Run:
         """Publish natively and wait until every message and attempt is in Postgres. Raises: Stuck."""
         before = await self._begin()
