@@ -146,6 +146,16 @@ def test_a_recycled_slot_brings_nothing_of_its_former_owner() -> None:
     assert candidates(directory, "a", now=NOW + 6 * MINUTE) == set()
 
 
+def test_an_agent_that_comes_and_goes_leaves_nothing_behind() -> None:
+    directory = directory_of()
+    for second in range(100):
+        directory.put(agent(0, "a", heartbeat_ms=NOW + second * 1_000))
+        directory.remove(IDS[0])
+    directory.put(agent(0, "a", heartbeat_ms=NOW + 600_000))
+    directory.sweep(NOW + 600_000)
+    assert [len(slots) for slots in directory._silence._buckets.values()] == [1]
+
+
 def test_online_lasts_a_minute() -> None:
     directory = directory_of(agent(0))
     assert directory.is_online(IDS[0], NOW + MINUTE)

@@ -212,6 +212,17 @@ def test_candidates_of_the_own_shard_are_preferred_among_equals() -> None:
         assert choice.candidates == 40
 
 
+def test_equally_busy_candidates_elsewhere_are_not_worth_a_forward() -> None:
+    directory = directory_of(*(agent(number) for number in range(40)))
+    loads = Table({IDS[number]: 9 for number in range(40)})
+    rules = set()
+    for chance in chances(50):
+        choice = routed(directory, loads, shards=2, chance=chance)
+        assert isinstance(choice, Choice)
+        rules.add(choice.rule)
+    assert rules == {Rule.OWN_SHARD}
+
+
 def test_a_busy_own_shard_gives_way() -> None:
     agents = [agent(number) for number in range(40)]
     busy = Table({each.id: 9 for each in agents if shard_of(each.id, 2) == 0})
