@@ -72,7 +72,7 @@ class QuarantineRow(Struct, kw_only=True, gc=False):
 
 
 class Rows(Struct):
-    """What a batch of events comes to. `waiting`: (gateway, message id) of those to be told once committed."""
+    """What a batch of events comes to. `waiting`: (gateway, message id), to be told once committed."""
 
     messages: list[MessageRow] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
@@ -187,7 +187,7 @@ def _place(row: MessageRow, event: Event, to: str | None) -> None:
 
 
 def _created_at(message: Envelope, event: Event) -> datetime:
-    """Return the time that, with the id, is the row's key: the same for every event that carries the message."""
+    """Return the time that is part of the row's key: the same for every event that carries the message."""
     if message.created_at is not None:
         return as_utc(message.created_at)
     made = made_ms(event.id)

@@ -1,1 +1,1 @@
-"""Postgres: pool, migrations, one module per subject. Knows nothing of Redis or HTTP."""
+"""Postgres: the record. One module per subject, its statements in `sql/`."""

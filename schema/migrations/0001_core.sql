@@ -91,6 +91,7 @@ CREATE TABLE agent_messages (
 ) PARTITION BY RANGE (created_at);
 
 COMMENT ON COLUMN agent_messages.round IS 'replays of a dead letter so far; a later round overrides an earlier one';
+COMMENT ON COLUMN agent_messages.root_id IS 'what this message answers goes back to; null: itself';
 COMMENT ON COLUMN agent_messages.placed_at IS 'when it was put into the mailbox to_agent_id and mailbox_entry name';
 COMMENT ON COLUMN agent_messages.retry_count IS 'attempts of this round that have failed';
 COMMENT ON COLUMN agent_messages.route IS 'why this agent: the explanation of a choice by capability';
@@ -119,6 +120,12 @@ CREATE TABLE message_delivery_log (
 CREATE FUNCTION message_rank(status text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE status WHEN 'pending' THEN 0 WHEN 'delivered' THEN 1 ELSE 2 END;
+
+-- The inverse of broker.store.columns: a column of a batch travels as one text, because the server unpacks it
+-- as fast as an array, and packing it costs the recorder a fifth of what the driver takes for one.
+CREATE FUNCTION unpacked(packed text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (string_to_array(packed, E'\x1e', E'\x1f'))[2:];
 
 -- --- quarantine --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,166 @@
+"""Agents: the registry every directory is filled from.
+
+The row is the truth; who changes it announces the agent on the registry stream afterwards.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Final
+
+import asyncpg
+from msgspec import Struct
+
+from broker.store.keys import StoredKey, insert_with
+from broker.store.page import Page, cursor_of, position_of
+from broker.store.pool import Pool
+from broker.store.statements import load
+from schema.agent import Agent, AgentStatus, RetrySchedule
+from schema.errors import Conflict, NameTaken
+from schema.ids import is_id
+from schema.limits import PAGE_ROWS_DEFAULT
+from schema.times import from_ms, to_ms
+
+_INSERT: Final = load("agent_insert")
+_UPDATE: Final = load("agent_update")
+_BY_ID: Final = load("agent_by_id")
+_BY_NAME: Final = load("agent_by_name")
+_BY_IDS: Final = load("agents_by_ids")
+_AFTER: Final = load("agents_after")
+_LIST: Final = load("agents_list")
+_HEARTBEATS: Final = load("agents_heartbeats")
+
+_FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+class AgentFilter(Struct, kw_only=True, frozen=True):
+    """What to list. `capabilities`: all of them. `heard_since_ms`: heartbeat stored since (None: any).
+
+    `limit` is the caller's to bound.
+    """
+
+    status: AgentStatus | None = None
+    type: str | None = None
+    capabilities: tuple[str, ...] = ()
+    heard_since_ms: int | None = None
+    limit: int = PAGE_ROWS_DEFAULT
+    cursor: str | None = None
+
+
+async def register(pool: Pool, agent: Agent, key: StoredKey) -> Agent:
+    """Store a new agent and its key together. Raises: NameTaken, Conflict (the id), StoreUnavailable."""
+    async with pool.transaction() as connection:
+        try:
+            await connection.execute(_INSERT, *_columns(agent))
+        except asyncpg.UniqueViolationError as error:
+            raise _taken(agent, error) from None
+        await insert_with(connection, key)
+    return agent
+
+
+async def update(pool: Pool, agent: Agent) -> bool:
+    """Replace all but the heartbeat and the time of creation; tell whether the agent is there.
+
+    Raises: NameTaken, StoreUnavailable.
+    """
+    async with pool.connection() as connection:
+        try:
+            found = await connection.fetchval(_UPDATE, *_columns(agent))
+        except asyncpg.UniqueViolationError as error:
+            raise _taken(agent, error) from None
+    return found is not None
+
+
+async def get(pool: Pool, ref: str) -> Agent | None:
+    """Return an agent by UUID or name, or None. Raises: StoreUnavailable."""
+    row = await pool.fetch_row(_BY_ID, ref.lower()) if is_id(ref.lower()) else None
+    if row is None:
+        row = await pool.fetch_row(_BY_NAME, ref)
+    return None if row is None else _agent(row)
+
+
+async def fetch(pool: Pool, ids: Iterable[str]) -> list[Agent]:
+    """Return those of the agents that there are. Raises: StoreUnavailable."""
+    return [_agent(row) for row in await pool.fetch(_BY_IDS, list(ids))]
+
+
+async def iterate(pool: Pool, chunk: int = 5_000) -> AsyncIterator[list[Agent]]:
+    """Yield every agent, in chunks, each a query of its own: no transaction stays open in between.
+
+    Raises: StoreUnavailable.
+    """
+    last = _FIRST_ID
+    while rows := await pool.fetch(_AFTER, last, chunk):
+        yield [_agent(row) for row in rows]
+        last = str(rows[-1]["id"])
+
+
+async def list_page(pool: Pool, wanted: AgentFilter) -> Page[Agent]:
+    """Return a page in the order of ids, which is that of registration. Raises: as `messages.list_page`."""
+    rows = await pool.fetch(
+        _LIST,
+        _FIRST_ID if wanted.cursor is None else position_of(wanted.cursor, str),
+        None if wanted.status is None else wanted.status.value,
+        wanted.type,
+        wanted.capabilities,
+        None if wanted.heard_since_ms is None else from_ms(wanted.heard_since_ms),
+        wanted.limit + 1,
+    )
+    agents = [_agent(row) for row in rows[: wanted.limit]]
+    more = len(rows) > wanted.limit and bool(agents)
+    return Page(agents, cursor_of(agents[-1].id) if more else None)
+
+
+async def save_heartbeats(pool: Pool, heard_ms: Mapping[str, int]) -> None:
+    """Store when agents were last heard of, never going backwards. Raises: StoreUnavailable."""
+    if heard_ms:
+        # One order for everybody, so that two writers cannot deadlock.
+        ids = sorted(heard_ms)
+        await pool.execute(_HEARTBEATS, ids, [heard_ms[agent_id] for agent_id in ids])
+
+
+def _taken(agent: Agent, error: asyncpg.UniqueViolationError) -> Conflict:
+    if error.constraint_name == "agents_name_key":
+        return NameTaken(f"the name {agent.name!r} is taken", field="name")
+    return Conflict(f"there is an agent {agent.id} already", field="id")
+
+
+def _columns(agent: Agent) -> tuple[object, ...]:
+    """Return $1..$16 of agent_insert.sql and agent_update.sql."""
+    return (
+        agent.id,
+        agent.name,
+        agent.type,
+        agent.endpoint,
+        agent.capabilities,
+        agent.status.value,
+        agent.max_concurrent_jobs,
+        agent.concurrency,
+        agent.accepts,
+        agent.allow_from,
+        agent.ordered,
+        agent.retry_schedule.value,
+        agent.signing_secret,
+        from_ms(agent.heartbeat_ms) if agent.heartbeat_ms else None,
+        from_ms(agent.created_ms),
+        from_ms(agent.updated_ms),
+    )
+
+
+def _agent(row: asyncpg.Record) -> Agent:
+    return Agent(
+        id=str(row["id"]),
+        name=row["name"],
+        type=row["type"],
+        endpoint=row["endpoint"],
+        capabilities=tuple(row["capabilities"]),
+        status=AgentStatus(row["status"]),
+        max_concurrent_jobs=row["max_concurrent_jobs"],
+        concurrency=row["concurrency"],
+        accepts=None if row["accepts"] is None else tuple(row["accepts"]),
+        allow_from=None if row["allow_from"] is None else tuple(row["allow_from"]),
+        ordered=row["ordered"],
+        retry_schedule=RetrySchedule(row["retry_schedule"]),
+        signing_secret=row["signing_secret"],
+        heartbeat_ms=0 if row["heartbeat_at"] is None else to_ms(row["heartbeat_at"]),
+        created_ms=to_ms(row["created_at"]),
+        updated_ms=to_ms(row["updated_at"]),
+    )

@@ -1,0 +1,59 @@
+"""Pack columns of a batch for Postgres: each column is one text, its values between separators.
+
+asyncpg takes 0.4-0.9 us to encode one element of an array; joining texts takes 0.1 us, and the server splits
+and casts them (`unpacked` in the migrations) as fast as it reads arrays. With 34 columns that is 20 us a row.
+
+Invariant: a packed column has exactly as many values as the batch has rows. A text that holds a separator
+would shift every value behind it into the wrong row, so packing refuses it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Raw
+
+from schema.errors import DataFault
+
+SEPARATOR: Final = "\x1e"
+NULL: Final = "\x1f"
+"""What stands for null. Neither character can occur in JSON text, which escapes control characters."""
+
+_SEPARATOR: Final = SEPARATOR.encode()
+_NULL: Final = NULL.encode()
+
+
+def texts(values: Sequence[str | None]) -> str | None:
+    """Pack texts. None where every value is None: the server then fills the column with nulls."""
+    if not values:
+        return None
+    try:
+        packed = SEPARATOR.join(values)  # type: ignore[arg-type]  # None raises, and is the rarer case
+    except TypeError:
+        if not any(value is not None for value in values):
+            return None
+        packed = SEPARATOR.join([NULL if value is None else value for value in values])
+    return _checked(SEPARATOR + packed, len(values))
+
+
+def numbers(values: Sequence[int | None]) -> str | None:
+    """Pack numbers. None where every value is None or 0: the statement makes of null what it should be."""
+    if not any(values):
+        return None
+    return SEPARATOR + SEPARATOR.join([NULL if value is None else str(value) for value in values])
+
+
+def documents(values: Sequence[Raw | None]) -> str | None:
+    """Pack JSON as it is. None where every value is None."""
+    if not any(value is not None for value in values):
+        return None
+    packed = _SEPARATOR.join([_NULL if value is None else value for value in values])
+    try:
+        return _checked(SEPARATOR + packed.decode(), len(values))
+    except UnicodeDecodeError:
+        raise DataFault("JSON is not UTF-8") from None
+
+
+def _checked(packed: str, count: int) -> str:
+    if packed.count(SEPARATOR) != count:
+        raise DataFault("a text holds the separator of packed columns")
+    return packed

@@ -1,0 +1,61 @@
+"""Turn errors of the driver into ours, by type or SQLSTATE, where the driver is called.
+
+Three outcomes: the store cannot serve now (`StoreUnavailable`), the store refuses a row for what is in it
+(`DataFault`), and everything else, which is a bug of ours and passes through as it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import asyncpg
+
+from schema.errors import BrokerError, DataFault, StoreUnavailable
+
+NO_PARTITION: Final = "23514"
+"""Also a check's violation; the hot tables have no checks."""
+UNIQUE: Final = "23505"
+
+# By class (the first two characters). 08 connection, 25 transaction state (a standby is read-only), 28
+# authorisation, 3D no such database, 40 deadlock, 42 a table or right missing before migrating, 53 resources,
+# 55 lock not available, 57 operator intervention and statement time-out, 58 system error, XX internal.
+_AWAY: Final = frozenset({"08", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "XX"})
+# 21 cardinality, 22 data exception, 23 integrity, 54 too large for the server.
+_FAULTY: Final = frozenset({"21", "22", "23", "54"})
+
+
+class PartitionMissing(DataFault):
+    """A row's day has no partition."""
+
+    code = "partition_missing"
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Raise what the store's calls inside raise as errors of ours. Raises: StoreUnavailable, DataFault."""
+    try:
+        yield
+    except BrokerError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise _of_server(error) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        # The driver's own complaint about an argument is the one that is a ValueError as well.
+        if isinstance(error, ValueError):
+            raise DataFault(str(error)) from error
+        raise StoreUnavailable(f"the store's connection failed: {error}") from error
+    except UnicodeEncodeError as error:
+        raise DataFault("text holds an unpaired surrogate") from error
+    except (OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"the store does not answer: {str(error) or type(error).__name__}") from error
+
+
+def _of_server(error: asyncpg.PostgresError) -> Exception:
+    state = error.sqlstate or ""
+    if state == NO_PARTITION:
+        return PartitionMissing(str(error))
+    if state[:2] in _FAULTY:
+        return DataFault(f"{str(error).splitlines()[0]} ({state})")
+    if state[:2] in _AWAY:
+        return StoreUnavailable(f"the store refuses: {error} ({state})")
+    return error

@@ -1,0 +1,122 @@
+"""Connections to Postgres, with a deadline on everything.
+
+Opening a pool does not connect: a process starts, and works as far as it can, while Postgres is away.
+asyncpg waits for ever by default, so every wait is bounded here: for a free connection, for connecting, for
+an answer; and the server bounds the rest itself, a little earlier, so that its word comes before our
+patience ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from broker.store.faults import mapped
+from schema.errors import BrokerError, StoreUnavailable
+
+# In quotes, because the driver's classes are generic for type checkers only.
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+ACQUIRE_S: Final = 2.0
+CONNECT_S: Final = 3.0
+COMMAND_S: Final = 12.0
+CLOSE_S: Final = 5.0
+STATEMENT_MS: Final = 10_000
+LOCK_MS: Final = 3_000
+IDLE_IN_TRANSACTION_MS: Final = 15_000
+
+
+class Pool:
+    """A pool of connections whose errors are ours. Make one with `open_pool`."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection. Raises: StoreUnavailable, DataFault (also from what is done inside)."""
+        with mapped():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Borrow a connection for one transaction. Raises: as `connection`."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    # The driver takes and gives any Python value its codecs know.
+    async def fetch(self, statement: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one statement; return its rows."""
+        async with self.connection() as connection:
+            return await connection.fetch(statement, *args)
+
+    async def fetch_row(self, statement: str, *args: Any) -> asyncpg.Record | None:
+        """Run one statement; return its first row."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(statement, *args)
+
+    async def fetch_value(self, statement: str, *args: Any) -> Any:
+        """Run one statement; return the first column of its first row."""
+        async with self.connection() as connection:
+            return await connection.fetchval(statement, *args)
+
+    async def execute(self, statement: str, *args: Any) -> None:
+        """Run one statement for its effect."""
+        async with self.connection() as connection:
+            await connection.execute(statement, *args)
+
+    async def is_up(self) -> bool:
+        """Tell whether the store answers."""
+        try:
+            return await self.fetch_value("SELECT true") is True
+        except BrokerError:
+            return False
+
+    async def aclose(self) -> None:
+        """Close every connection; those still busy after CLOSE_S are cut off."""
+        try:
+            with mapped():
+                async with asyncio.timeout(CLOSE_S):
+                    await self._pool.close()
+        except StoreUnavailable:
+            self._pool.terminate()
+
+
+async def open_pool(database_url: str, *, size: int = 4, application_name: str) -> Pool:
+    """Return a pool of at most `size` connections, none of them open yet.
+
+    Raises: StoreUnavailable when the URL makes no sense.
+    """
+    with mapped():
+        pool = await asyncpg.create_pool(
+            database_url,
+            min_size=0,
+            max_size=size,
+            timeout=CONNECT_S,
+            command_timeout=COMMAND_S,
+            # Nothing here changes the state of a session, so there is none to reset: one round trip less
+            # each time a connection is given back. (An open transaction is rolled back all the same.)
+            reset=_keep,
+            server_settings=session_settings(application_name),
+        )
+    return Pool(pool)
+
+
+def session_settings(application_name: str) -> dict[str, str]:
+    """Return the settings every session of ours begins with."""
+    return {
+        "application_name": application_name,
+        "statement_timeout": str(STATEMENT_MS),
+        "lock_timeout": str(LOCK_MS),
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+        "timezone": "UTC",
+        # Compiling a statement takes longer than any of ours runs.
+        "jit": "off",
+    }
+
+
+async def _keep(connection: object) -> None:
+    """Leave a returned connection as it is."""

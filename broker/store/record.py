@@ -1,0 +1,140 @@
+"""Write folded rows: one transaction, harmless to repeat, a status never moved backwards.
+
+New messages and attempts take one statement, which is a transaction by itself: one round trip a batch. Rows
+of messages written before, and quarantined entries, are rarer and make it an explicit transaction.
+
+It does not decide what a bad row means: `broker.store.salvage` does.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from broker.core.fold import AttemptRow, MessageRow, Rows
+from broker.store import quarantine
+from broker.store.columns import documents, numbers, texts
+from broker.store.pool import Connection, Pool
+from broker.store.statements import load
+from broker.store.window import EVER, made_within
+from schema.message import Envelope
+
+_MESSAGES: Final = load("record_messages")
+_UPDATES: Final = load("record_updates")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+async def write(pool: Pool, rows: Rows) -> list[str]:
+    """Write all rows or none; return the ids of messages that were to be changed and are not there.
+
+    Raises: StoreUnavailable, DataFault, PartitionMissing.
+    """
+    whole = [row for row in rows.messages if row.message is not None]
+    changes = [row for row in rows.messages if row.message is None]
+    packed = (*_packed_messages(whole), *_packed_attempts(rows.attempts))
+    if not changes and not rows.quarantine:
+        if whole or rows.attempts:
+            await pool.execute(_MESSAGES, *packed)
+        return []
+    async with pool.transaction() as connection:
+        if whole or rows.attempts:
+            await connection.execute(_MESSAGES, *packed)
+        missing = await _change(connection, changes)
+        await quarantine.insert(connection, rows.quarantine)
+    return missing
+
+
+async def _change(connection: Connection, rows: list[MessageRow]) -> list[str]:
+    """Merge rows into messages written before, looking in their days first, then everywhere."""
+    left = {row.id: row for row in rows}
+    for window in (made_within(left), EVER):
+        if not left:
+            break
+        found = await connection.fetch(_UPDATES, *_packed_changes(list(left.values())), *window)
+        for record in found:
+            left.pop(str(record["id"]), None)
+    return list(left)
+
+
+Packed = Sequence[str | None]
+
+
+def _packed_messages(rows: list[MessageRow]) -> Packed:
+    """Return $1..$25 of record_messages.sql."""
+    messages = [row.message for row in rows if row.message is not None]
+    return (
+        texts([row.id for row in rows]),
+        texts([message.from_agent_id for message in messages]),
+        texts([row.to for row in rows]),
+        texts([message.root_id if message.root_id != message.id else None for message in messages]),
+        texts([message.reply_to for message in messages]),
+        numbers([_microseconds(row.created_at) for row in rows]),
+        numbers([_microseconds(message.expires_at) for message in messages]),
+        numbers([_deliver_at(message) for message in messages]),
+        *_packed_progress(rows),
+        numbers([message.priority for message in messages]),
+        numbers([message.hop for message in messages]),
+        numbers([row.round for row in rows]),
+        texts([row.status.value for row in rows]),
+        texts([message.message_type for message in messages]),
+        texts([message.conversation_id for message in messages]),
+        texts([row.mailbox_entry for row in rows]),
+        texts([row.reason for row in rows]),
+        documents([message.content for message in messages]),
+        documents([message.metadata for message in messages]),
+        documents([row.result for row in rows]),
+        documents([row.route for row in rows]),
+    )
+
+
+def _packed_changes(rows: list[MessageRow]) -> Packed:
+    """Return $1..$13 of record_updates.sql."""
+    return (
+        texts([row.id for row in rows]),
+        texts([row.to for row in rows]),
+        *_packed_progress(rows),
+        numbers([row.round for row in rows]),
+        texts([row.status.value for row in rows]),
+        texts([row.mailbox_entry for row in rows]),
+        texts([row.reason for row in rows]),
+        documents([row.result for row in rows]),
+        documents([row.route for row in rows]),
+    )
+
+
+def _packed_progress(rows: list[MessageRow]) -> Packed:
+    return (
+        numbers([row.delivered_ms for row in rows]),
+        numbers([row.processed_ms for row in rows]),
+        numbers([row.next_attempt_ms for row in rows]),
+        numbers([row.placed_ms for row in rows]),
+        numbers([row.retry_count for row in rows]),
+    )
+
+
+def _packed_attempts(rows: list[AttemptRow]) -> Packed:
+    """Return $26..$34 of record_messages.sql."""
+    attempts = [row.attempt for row in rows]
+    return (
+        texts([row.message_id for row in rows]),
+        numbers([attempt.round for attempt in attempts]),
+        numbers([attempt.number for attempt in attempts]),
+        texts([attempt.status.value for attempt in attempts]),
+        numbers([attempt.response_code for attempt in attempts]),
+        texts([attempt.response_body for attempt in attempts]),
+        texts([attempt.error for attempt in attempts]),
+        numbers([attempt.duration_ms for attempt in attempts]),
+        numbers([attempt.attempted_ms for attempt in attempts]),
+    )
+
+
+def _deliver_at(message: Envelope) -> int | None:
+    return _microseconds(message.deliver_at) if isinstance(message.deliver_at, datetime) else None
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MICROSECOND

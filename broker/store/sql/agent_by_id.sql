@@ -1,0 +1,5 @@
+-- An agent by its id.
+SELECT
+\ir agent_columns.sql
+FROM agents
+WHERE id = $1

@@ -1,0 +1,7 @@
+-- Replace an agent; its heartbeat only moves forward, its time of creation stays.
+UPDATE agents SET
+    name = $2, type = $3, endpoint = $4, capabilities = $5, status = $6, max_concurrent_jobs = $7,
+    concurrency = $8, accepts = $9, allow_from = $10, ordered = $11, retry_schedule = $12, signing_secret = $13,
+    heartbeat_at = greatest(heartbeat_at, $14), created_at = least(created_at, $15), updated_at = $16
+WHERE id = $1
+RETURNING id
