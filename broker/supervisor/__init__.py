@@ -1,0 +1,1 @@
+"""`agent-broker up`: the whole broker on one machine, as processes under one supervisor."""
