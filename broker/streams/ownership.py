@@ -38,31 +38,28 @@ class Lease(Struct):
 class Leases:
     """The leases of one process for one trade."""
 
-    def __init__(
-        self, connection: Connection, *, trade: str, process: str, shards: int, lease_ms: int
-    ) -> None:
-        self._connection = connection
-        self._trade = trade
+    def __init__(self, *, trade: str, process: str, shards: int, lease_ms: int) -> None:
+        self.trade = trade
         self._process = process
         self._lease_ms = lease_ms
         self._keys = [Keys(shard) for shard in range(shards)]
         self.held: dict[int, Lease] = {}
 
-    async def renew(self) -> list[Lease]:
+    async def renew(self, connection: Connection) -> list[Lease]:
         """Renew everything held; return the leases that were lost. Raises: StreamsUnavailable."""
         lost = []
         for lease in list(self.held.values()):
             sent_at_s = time.monotonic()
-            if await self._ask(lease.shard, "renew", lease.value) == 1:
+            if await self._ask(connection, lease.shard, "renew", lease.value) == 1:
                 lease.ends_at_s = sent_at_s + self._lease_ms / 1000
             else:
                 lost.append(self.held.pop(lease.shard))
         return lost
 
-    async def due(self, *, now_ms: int) -> int:
+    async def due(self, connection: Connection, *, now_ms: int) -> int:
         """Announce this process; return how many shards it should own among the live processes."""
-        key = processes(self._trade)
-        _, _, names = await self._connection.send_many(
+        key = processes(self.trade)
+        _, _, names = await connection.send_many(
             (
                 ("ZADD", key, now_ms + self._lease_ms, self._process),
                 ("ZREMRANGEBYSCORE", key, "-inf", f"({now_ms}"),
@@ -74,7 +71,7 @@ class Leases:
         place = live.index(self._process) if self._process in live else len(live)
         return share + (1 if place < rest else 0)
 
-    async def take(self, *, up_to: int, prefer: Iterable[int] = ()) -> list[Lease]:
+    async def take(self, connection: Connection, *, up_to: int, prefer: Iterable[int] = ()) -> list[Lease]:
         """Take free shards until `up_to` are held, preferred ones first; return those taken now."""
         taken = []
         order = [*prefer, *range(len(self._keys))]
@@ -84,28 +81,35 @@ class Leases:
             if shard in self.held:
                 continue
             sent_at_s = time.monotonic()
-            value = await self._ask(shard, "take", self._process)
+            value = await self._ask(connection, shard, "take", self._process)
             if isinstance(value, bytes):
-                lease = Lease(shard, self._trade, value.decode(), sent_at_s + self._lease_ms / 1000)
+                lease = Lease(shard, self.trade, value.decode(), sent_at_s + self._lease_ms / 1000)
                 self.held[shard] = lease
                 taken.append(lease)
         return taken
 
-    async def release(self, shard: int) -> None:
+    async def release(self, connection: Connection, shard: int) -> None:
         """Give up one lease, so that another process can take it at once."""
         lease = self.held.pop(shard, None)
         if lease is not None:
-            await self._ask(shard, "release", lease.value)
+            await self._ask(connection, shard, "release", lease.value)
 
-    async def leave(self) -> None:
+    def drop_ended(self) -> list[Lease]:
+        """Let go of leases whose time has passed unrenewed (Redis is away); return them."""
+        ended = [lease for lease in self.held.values() if not lease.is_live]
+        for lease in ended:
+            del self.held[lease.shard]
+        return ended
+
+    async def leave(self, connection: Connection) -> None:
         """Give up everything and stop being counted."""
         for shard in list(self.held):
-            await self.release(shard)
-        await self._connection.send("ZREM", processes(self._trade), self._process)
+            await self.release(connection, shard)
+        await connection.send("ZREM", processes(self.trade), self._process)
 
-    async def _ask(self, shard: int, what: str, who: str) -> int | bytes | None:
+    async def _ask(self, connection: Connection, shard: int, what: str, who: str) -> int | bytes | None:
         keys = self._keys[shard]
-        answer: int | bytes | None = await self._connection.evaluate(
-            LEASE, (keys.owner(self._trade), keys.fence(self._trade)), what, who, self._lease_ms
+        answer: int | bytes | None = await connection.evaluate(
+            LEASE, (keys.owner(self.trade), keys.fence(self.trade)), what, who, self._lease_ms
         )
         return answer

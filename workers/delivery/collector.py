@@ -1,0 +1,170 @@
+"""Reads back what is not in memory: backlogs, retries that are due, everything at a takeover.
+
+Reads are plain pipelined commands: only the settle of what is read needs a fence. Takeover: entries that are
+neither waiting for a retry nor settled were under way when the last owner died, and are sent again with the
+same id. Retries it had under way keep their count of attempts, through the mark in the due set.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys
+from broker.streams.scripts import TAKE_DUE
+from schema.codec import decode_stored_envelope
+from schema.errors import BrokerError
+from schema.limits import (
+    COLLECT_ENTRIES_PER_MAILBOX_MAX,
+    COLLECT_MAILBOXES_MAX,
+    DUE_BATCH_MAX,
+    MAILBOX_QUEUED_MAX,
+)
+from workers.delivery.items import Item, Mailbox
+from workers.delivery.mailroom import Mailroom
+
+UNDER_WAY: Final = 9_000_000_000_000_000
+"""Score of a retry that has been taken: far beyond any time, below 2**53 so that it is exact."""
+HOMELESS_MS: Final = 60_000
+"""How long a due retry is put off whose agent has no endpoint at the moment."""
+_PAGE: Final = 1_000
+
+
+class Collector:
+    """Reads mailboxes and the due set of one shard into its mailroom."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        room: Mailroom,
+        *,
+        hold: Callable[[Item], None],
+        on_error: Callable[[BrokerError], None],
+    ) -> None:
+        self._connection = connection
+        self._hold = hold
+        self._on_error = on_error
+        self._keys = keys
+        self._room = room
+        self.next_due_ms: int | None = None
+
+    async def take_over(self) -> None:
+        """Load what the last owner left: retries first, so that reading mailboxes can pass over them."""
+        for member in await self._connection.send("ZRANGE", self._keys.due, 0, -1):
+            place, _, _ = member.decode().rpartition("|")
+            mailbox = self._room.mailbox_at(place.rpartition("|")[0])
+            if mailbox is not None:
+                self._room.wait(mailbox, place, member.decode())
+        taken = await self._connection.send("ZRANGEBYSCORE", self._keys.due, UNDER_WAY, UNDER_WAY)
+        await self._put_back(taken, due_ms=0)
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Look at every active mailbox anew: the active set is the truth about who needs service."""
+        for key in await self._connection.send("ZRANGE", self._keys.active, 0, -1):
+            self.ring(key.decode())
+
+    def ring(self, key: str) -> Mailbox | None:
+        """Note that a mailbox may hold entries that are not in memory; None: its agent has no endpoint."""
+        mailbox = self._room.mailbox_at(key)
+        if mailbox is not None:
+            self._room.fall_behind(mailbox)
+        return mailbox
+
+    def collect(self, on_collected: Callable[[Mailbox], None]) -> int:
+        """Ask for the next entries of mailboxes that are behind and have room; return how many were asked.
+
+        What comes is taken in as the replies are parsed, not a turn of the loop later: a routed message whose
+        reply follows must find the mailbox as the read left it.
+        """
+        wanted = self._with_room()
+        for mailbox in wanted:
+            mailbox.collecting = True
+            command = (
+                "XRANGE",
+                mailbox.key,
+                f"({mailbox.cursor}",
+                "+",
+                "COUNT",
+                COLLECT_ENTRIES_PER_MAILBOX_MAX,
+            )
+            self._connection.call(command, partial(self._collected, mailbox, on_collected))
+        return len(wanted)
+
+    def due_by(self, due_ms: int) -> bool:
+        """Note that a retry is due then; tell whether it is the first to come."""
+        if self.next_due_ms is not None and self.next_due_ms <= due_ms:
+            return False
+        self.next_due_ms = due_ms
+        return True
+
+    async def take_due(self, owner: str, *, now_ms: int) -> list[Item]:
+        """Read retries that are due; they are marked as under way. Raises: Fenced, StreamsUnavailable."""
+        self.next_due_ms = None
+        members, next_ms, _ = await self._connection.evaluate(
+            TAKE_DUE, (self._keys.owner("deliver"), self._keys.due), owner, DUE_BATCH_MAX, UNDER_WAY
+        )
+        if next_ms and float(next_ms) < UNDER_WAY:
+            self.due_by(int(float(next_ms)))
+        wanted = [member.decode().split("|") for member in members]
+        replies = await self._connection.send_many(
+            [("XRANGE", key, entry, entry) for key, entry, _ in wanted]
+        )
+        items, gone, homeless = [], [], []
+        for member, (key, entry, attempts), entries in zip(members, wanted, replies, strict=True):
+            mailbox = self._room.mailbox_at(key)
+            if mailbox is not None:
+                self._room.wake(mailbox, f"{key}|{entry}")
+            if not entries:
+                gone.append(member)
+            elif mailbox is None:
+                homeless.append(member)
+            else:
+                item = _item(mailbox, entries[0])
+                item.attempts, item.due_taken, item.announced = int(attempts), True, True
+                items.append(item)
+        if gone:
+            # Finished elsewhere meanwhile (cancelled, or its agent said so): nothing is owed any more.
+            await self._connection.send("ZREM", self._keys.due, *gone)
+        await self._put_back(homeless, due_ms=now_ms + HOMELESS_MS)
+        return items
+
+    async def _put_back(self, members: list[bytes], *, due_ms: int) -> None:
+        for start in range(0, len(members), _PAGE):
+            pairs = [part for member in members[start : start + _PAGE] for part in (due_ms, member)]
+            await self._connection.send("ZADD", self._keys.due, "XX", *pairs)
+
+    def _with_room(self) -> list[Mailbox]:
+        if self._room.is_full:
+            return []
+        # Half-empty, so that one read brings several entries.
+        wanted = (
+            mailbox
+            for mailbox in self._room.behind.values()
+            if not mailbox.collecting and len(mailbox.queue) <= MAILBOX_QUEUED_MAX // 2
+        )
+        return list(islice(wanted, COLLECT_MAILBOXES_MAX))
+
+    def _collected(self, mailbox: Mailbox, on_collected: Callable[[Mailbox], None], reply: Reply) -> None:
+        mailbox.collecting = False
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+            return
+        for entry in reply:
+            mailbox.cursor = entry[0].decode()
+            if f"{mailbox.key}|{mailbox.cursor}" not in self._room.waiting:
+                self._hold(_item(mailbox, entry))
+        if len(reply) < COLLECT_ENTRIES_PER_MAILBOX_MAX:
+            self._room.catch_up(mailbox)
+        else:
+            # Behind the others, so that every mailbox has its turn.
+            self._room.behind[mailbox.key] = self._room.behind.pop(mailbox.key)
+        on_collected(mailbox)
+
+
+def _item(mailbox: Mailbox, entry: Reply) -> Item:
+    fields = entry[1]
+    waiter = fields[3].decode() if len(fields) > 3 else ""
+    return Item(mailbox, entry[0].decode(), decode_stored_envelope(fields[1]), fields[1], waiter)

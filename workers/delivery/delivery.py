@@ -1,0 +1,407 @@
+"""The delivery trade of one shard: dispatches what lies in the mailboxes, and settles what came of it.
+
+Two ways in. *Direct*: what the same process has just routed into a mailbox that memory is level with is
+posted without reading it back (`accept`). *Collect*: everything else is read back by the collector. Each
+endpoint has its own bound of requests in flight and its own breaker; the shard has a quota, so a slow
+endpoint only ever uses its own share.
+
+One connection carries all commands of the shard, and replies are handled as they are parsed; that is what the
+rules in `items` rest on. After an error of that connection, or a lost lease, `failed` resolves and the owner
+throws this object away: nothing here survives a doubt about what Redis holds.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from msgspec import UNSET, Struct
+
+from broker.core.breaker import Breaker, BreakerState
+from broker.streams.clock import ServerClock
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys
+from broker.streams.ownership import Lease
+from broker.streams.scripts import VACATE
+from broker.transport.client import Answer, Deadlines, Failure, PushClient
+from schema.agent import Agent
+from schema.errors import BrokerError
+from schema.limits import SHARD_IN_FLIGHT_MAX
+from schema.message import Envelope, Lane, Reason, Status
+from workers.delivery.collector import Collector
+from workers.delivery.endpoint import Endpoint
+from workers.delivery.expiry import Expiry
+from workers.delivery.items import Item, Mailbox
+from workers.delivery.mailroom import Mailroom
+from workers.delivery.outcome import Outcome, announced, conclude, finished
+from workers.delivery.replies import Replies
+from workers.delivery.settler import Settler
+from workers.delivery.stats import DeliveryStats
+
+TICK_S: Final = 0.02
+ANNOUNCE_MS: Final = 200
+ANNOUNCE_WAITED_MS: Final = 20
+"""What is not settled after this long is told to the record; sooner where somebody waits for that."""
+ANNOUNCE_BATCH_MAX: Final = 128
+VACATE_BATCH_MAX: Final = 128
+VACATE_TICKS: Final = 12
+"""Ticks between two looks for empty mailboxes."""
+EXPIRY_S: Final = 0.5
+DUE_IDLE_S: Final = 0.5
+SWEEP_S: Final = 2.0
+TIMEOUT_S_MAX: Final = 300.0
+
+
+class DeliveryRules(Struct, frozen=True):
+    """What the deployment sets. `scale` shrinks retry and breaker times (tests)."""
+
+    deadlines: Deadlines
+    quota: int = SHARD_IN_FLIGHT_MAX
+    scale: float = 1.0
+
+
+class Delivery:
+    """Owns the mailboxes of one shard while its lease lasts."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        lease: Lease,
+        *,
+        client: PushClient,
+        clock: ServerClock,
+        find_agent: Callable[[str], Agent | None],
+        rules: DeliveryRules,
+        stats: DeliveryStats,
+        replies: Replies,
+    ) -> None:
+        self.lease = lease
+        self.stats = stats
+        self.in_flight = 0
+        self.is_ready = False
+        """Whether the take-over is complete; before that nothing is posted straight from routing."""
+        self.failed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        self._connection = connection
+        self._keys = keys
+        self._client = client
+        self._clock = clock
+        self._rules = rules
+        self._replies = replies
+        self.room = Mailroom(
+            keys,
+            find_agent=find_agent,
+            make_breaker=partial(Breaker, scale=rules.scale),
+            now_ms=clock.now_ms,
+        )
+        self._collector = Collector(connection, keys, self.room, hold=self._hold, on_error=self._fail)
+        self._expiry = Expiry(connection, keys, self.room)
+        self._settler = Settler(
+            connection, keys, owner=self._owner, on_settled=self._settled, on_error=self._fail
+        )
+        self._ready: deque[Endpoint] = deque()
+        self._tripped: set[Endpoint] = set()
+        self._unannounced: deque[Item] = deque()
+        self._waited: deque[Item] = deque()
+        self._due_sooner = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._stopping = False
+        self._ticks = 0
+
+    # --- the trade ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take over the shard and serve it until cancelled or failed. Raises: BrokerError."""
+        await self._collector.take_over()
+        self.is_ready = True
+        self._collect()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick())
+            group.create_task(self._take_due())
+            group.create_task(self._expire())
+            group.create_task(self._watch())
+
+    async def drain(self) -> None:
+        """Take nothing new, let what is in flight finish, settle it. The caller bounds the wait."""
+        self._stopping = True
+        await self._quiet.wait()
+        await self._settler.drain()
+
+    def close(self) -> None:
+        """Stop. Results that still come are dropped: whoever owns the shard next sends those again."""
+        self._stopping = True
+        self._settler.close()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    # --- ways in --------------------------------------------------------------------------------------
+
+    def takes_directly(self, agent: Agent, lane: Lane) -> bool:
+        """Tell whether a message routed to this mailbox now would be posted from memory."""
+        if not self.is_ready or self._stopping:
+            return False
+        mailbox = self.room.mailbox_of(agent.id, lane)
+        return mailbox is not None and not mailbox.behind and self.room.has_room(mailbox)
+
+    def is_active(self, key: str) -> bool:
+        """Tell whether the mailbox is on the active set already; notes that it is from now on."""
+        mailbox = self.room.mailbox_at(key)
+        if mailbox is None or mailbox.active:
+            return mailbox is not None
+        mailbox.active = True
+        return False
+
+    def accept(
+        self,
+        agent: Agent,
+        lane: Lane,
+        entry: str,
+        envelope: Envelope,
+        body: bytes,
+        *,
+        waiter: str = "",
+        told: bool = False,
+        route: bytes | None = None,
+    ) -> None:
+        """Take what was just routed into a mailbox: into memory where that is level with it, else later.
+
+        `told`: the route call has already written its event.
+        """
+        mailbox = self.room.mailbox_of(agent.id, lane)
+        if mailbox is None:
+            return
+        if mailbox.behind or not self.is_ready or not self.room.has_room(mailbox):
+            self.room.fall_behind(mailbox)
+            if not told:
+                item = Item(mailbox, entry, envelope, body, waiter)
+                item.route = route
+                self._settler.tell(announced(item, now_ms=self._clock.now_ms()))
+            self._collect()
+            return
+        mailbox.cursor = entry
+        item = Item(mailbox, entry, envelope, body, waiter)
+        item.route, item.announced = route, told
+        self._hold(item)
+        self._pump(mailbox.endpoint)
+
+    def ring(self, key: str) -> None:
+        """Look into a mailbox: a router in another process says that something came."""
+        if self._collector.ring(key) is not None:
+            self._collect()
+
+    async def sweep(self) -> None:
+        """Look at everything on the active set anew; meanwhile nothing is posted straight from routing."""
+        ready, self.is_ready = self.is_ready, False
+        await self._collector.sweep()
+        if ready:
+            self.is_ready = True
+            self._collect()
+
+    def outstanding(self, agent_id: str) -> int:
+        """Return how many messages of an agent are not finished, as far as memory knows."""
+        endpoint = self.room.endpoints.get(agent_id)
+        return 0 if endpoint is None else endpoint.outstanding
+
+    def agent_changed(self, agent_id: str, agent: Agent | None) -> None:
+        """Follow a change in the registry; an agent with a new endpoint gets what waited for it."""
+        endpoint = self.room.endpoints.get(agent_id)
+        if agent is None:
+            return
+        if agent.endpoint is None:
+            if endpoint is not None:
+                self.room.abandon(endpoint)
+        elif endpoint is None:
+            for lane in Lane:
+                self.ring(self._keys.mailbox(agent_id, lane))
+        else:
+            endpoint.update(agent)
+            self._pump(endpoint)
+
+    # --- dispatch -------------------------------------------------------------------------------------
+
+    def _hold(self, item: Item) -> None:
+        item.held_ms = self._clock.now_ms()
+        self.room.hold(item)
+        if not item.announced:
+            (self._waited if item.waiter else self._unannounced).append(item)
+
+    def _pump(self, endpoint: Endpoint) -> None:
+        """Post what the endpoint, its breaker and the quota allow."""
+        while endpoint.queued and endpoint.in_flight < endpoint.limit and not self._stopping:
+            if self.in_flight >= self._rules.quota:
+                if not endpoint.ready:
+                    endpoint.ready = True
+                    self._ready.append(endpoint)
+                return
+            now_ms = self._clock.now_ms()
+            breaker = endpoint.breaker
+            if breaker.state is not BreakerState.CLOSED and not breaker.may_send(now_ms):
+                self._tripped.add(endpoint)
+                return
+            item = self.room.next_item(endpoint)
+            assert item is not None
+            if item.mailbox.behind:
+                self._collect()
+            self._post(endpoint, item, now_ms)
+
+    def _post(self, endpoint: Endpoint, item: Item, now_ms: int) -> None:
+        if item.expires_ms is not None and item.expires_ms <= now_ms:
+            self._finish(item, Status.EXPIRED, Reason.EXPIRED, now_ms)
+            return
+        if endpoint.target is None:
+            self._finish(item, Status.FAILED, Reason.ENDPOINT_INVALID, now_ms)
+            return
+        endpoint.breaker.sent(now_ms)
+        endpoint.in_flight += 1
+        self.in_flight += 1
+        self._quiet.clear()
+        item.in_flight = True
+        item.started_ms = now_ms
+        head = endpoint.head(item, now_s=now_ms // 1000)
+        deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
+        self._client.post(
+            endpoint.target, head, item.body, deadlines, partial(self._answered, endpoint, item)
+        )
+
+    def _answered(self, endpoint: Endpoint, item: Item, result: Answer | Failure) -> None:
+        endpoint.in_flight -= 1
+        self.in_flight -= 1
+        item.in_flight = False
+        if not self.in_flight:
+            self._quiet.set()
+        if self.failed.done():
+            return
+        now_ms = self._clock.now_ms()
+        outcome = conclude(
+            item, result, agent=endpoint.agent, now_ms=now_ms, chance=random.random(), scale=self._rules.scale
+        )
+        if outcome.healthy is not None:
+            (endpoint.breaker.succeeded if outcome.healthy else endpoint.breaker.failed)(now_ms)
+        self.stats.attempted(item, outcome, now_ms)
+        if outcome.reply is not UNSET:
+            self._replies.send(item, outcome, then=partial(self._settle, item, outcome))
+        else:
+            self._settle(item, outcome)
+        self._pump(endpoint)
+        if self._ready and self.in_flight < self._rules.quota:
+            waiting = self._ready.popleft()
+            waiting.ready = False
+            self._pump(waiting)
+
+    # --- settling -------------------------------------------------------------------------------------
+
+    def _settle(self, item: Item, outcome: Outcome) -> None:
+        if outcome.due_ms is None:
+            self._settler.finish(item, outcome.event)
+        else:
+            member = f"{item.place}|{item.attempts + 1}"
+            self.room.wait(item.mailbox, item.place, member)
+            self._settler.retry(item, outcome.event, due_ms=outcome.due_ms, member=member)
+            if self._collector.due_by(outcome.due_ms):
+                self._due_sooner.set()
+        item.announced = True
+
+    def _finish(self, item: Item, status: Status, reason: Reason, now_ms: int) -> None:
+        self._settler.finish(item, finished(item, status, reason, now_ms=now_ms))
+        self.stats.ended(status, reason)
+        item.announced = True
+
+    def _settled(self, items: list[Item]) -> None:
+        for item in items:
+            self.room.release(item.mailbox)
+
+    def _fail(self, error: BrokerError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    # --- what happens by the clock --------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._ticks += 1
+            now_ms = self._clock.now_ms()
+            self._announce(self._waited, now_ms - ANNOUNCE_WAITED_MS)
+            self._announce(self._unannounced, now_ms - ANNOUNCE_MS)
+            for endpoint in [e for e in self._tripped if e.breaker.may_send(now_ms)]:
+                self._tripped.discard(endpoint)
+                self._pump(endpoint)
+            if self._ticks % VACATE_TICKS == 0:
+                self._vacate(now_ms)
+
+    def _announce(self, items: deque[Item], before_ms: int) -> None:
+        """Tell the record of items that came before this moment and are not settled."""
+        count = 0
+        while items and items[0].held_ms <= before_ms and count < ANNOUNCE_BATCH_MAX:
+            item = items.popleft()
+            if not item.announced:
+                count += 1
+                self._settler.tell(announced(item, now_ms=self._clock.now_ms()))
+                item.announced = True
+
+    def _vacate(self, now_ms: int) -> None:
+        mailboxes = list(self.room.vacant(now_ms=now_ms, at_most=VACATE_BATCH_MAX))
+        if mailboxes and not self._stopping:
+            keys = (self._keys.owner("deliver"), self._keys.active, *(m.key for m in mailboxes))
+            self._connection.run(VACATE, keys, (self._owner(),), partial(self._vacated, mailboxes))
+
+    def _vacated(self, mailboxes: list[Mailbox], reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._fail(reply)
+            return
+        for mailbox, was_empty in zip(mailboxes, reply, strict=True):
+            if not was_empty:
+                # Written to by somebody else, or a pull was cut short: look at it from the start.
+                self.ring(mailbox.key)
+
+    async def _take_due(self) -> None:
+        while True:
+            next_ms, now_ms = self._collector.next_due_ms, self._clock.now_ms()
+            wait_s = DUE_IDLE_S if next_ms is None else min(DUE_IDLE_S, max(0.005, (next_ms - now_ms) / 1000))
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._due_sooner.wait()
+                self._due_sooner.clear()
+                continue
+            except TimeoutError:
+                pass
+            if self._stopping or self.room.is_full:
+                continue
+            for item in await self._collector.take_due(self._owner(), now_ms=self._clock.now_ms()):
+                self._hold(item)
+                self._pump(item.mailbox.endpoint)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_S)
+            for item in await self._expiry.take(self._owner(), now_ms=self._clock.now_ms()):
+                self._finish(item, Status.EXPIRED, Reason.EXPIRED, self._clock.now_ms())
+
+    async def _watch(self) -> None:
+        """End the trade when something here failed."""
+        raise await self.failed
+
+    def _collect(self) -> None:
+        if self.is_ready and not self._stopping and self.room.behind:
+            self._collector.collect(self._collected)
+
+    def _collected(self, mailbox: Mailbox) -> None:
+        self._pump(mailbox.endpoint)
+
+    def _owner(self) -> str:
+        return self.lease.value
+
+    def _deadlines_of(self, item: Item) -> Deadlines:
+        """Return deadlines with the message's own total, within the deployment's bounds."""
+        assert item.options.timeout is not None
+        rules = self._rules.deadlines
+        total_ms = int(min(max(item.options.timeout, 1.0), TIMEOUT_S_MAX) * 1000)
+        return Deadlines(
+            total_ms=total_ms,
+            connect_ms=rules.connect_ms,
+            tls_ms=rules.tls_ms,
+            first_byte_ms=max(rules.first_byte_ms, total_ms),
+        )

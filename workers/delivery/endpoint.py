@@ -1,0 +1,96 @@
+"""One agent's endpoint: where it is, how it is signed for, how much it may have in flight."""
+
+from typing import Final
+
+from broker.core.breaker import Breaker
+from broker.transport.client import Target
+from broker.transport.endpoint import parse_endpoint
+from broker.transport.signature import Signer
+from schema.agent import Agent
+from schema.errors import Rejected
+from schema.message import LANES, Lane
+from workers.delivery.items import Item, Mailbox
+
+USER_AGENT: Final = "agent-broker/0.1"
+# Of this many picks one goes to the lowest lane that has something, so that a busy high lane starves none.
+PICKS_PER_LOW: Final = 16
+
+
+class Endpoint:
+    """The state of one endpoint in the memory of its delivery owner."""
+
+    __slots__ = (
+        "_head",
+        "_picks",
+        "_signer",
+        "agent",
+        "breaker",
+        "in_flight",
+        "mailboxes",
+        "queued",
+        "ready",
+        "target",
+    )
+
+    def __init__(self, agent: Agent, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.mailboxes: dict[Lane, Mailbox] = {}
+        self.in_flight = 0
+        self.queued = 0
+        self.ready = False
+        self._picks = 0
+        self.update(agent)
+
+    def update(self, agent: Agent) -> None:
+        """Take over what changed in the agent's record; an endpoint that cannot be parsed has no target."""
+        self.agent = agent
+        self.target: Target | None = None
+        if agent.endpoint is None:
+            return
+        try:
+            self.target = parse_endpoint(agent.endpoint)
+        except Rejected:
+            return
+        self._signer = Signer(agent.signing_secret)
+        host = self.target.origin.authority
+        self._head = (
+            f"POST {self.target.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n"
+            "Content-Type: application/json\r\nAccept-Encoding: identity\r\nContent-Length: "
+        )
+
+    @property
+    def limit(self) -> int:
+        """Requests it may have in flight."""
+        return 1 if self.agent.ordered else self.agent.concurrency
+
+    @property
+    def outstanding(self) -> int:
+        """Messages routed to it that are not finished, as far as memory knows."""
+        return sum(mailbox.held for mailbox in self.mailboxes.values())
+
+    @property
+    def is_idle(self) -> bool:
+        return self.in_flight == 0 and not self.mailboxes
+
+    def next_item(self) -> Item | None:
+        """Take the next item to push: high lane first, with a low one now and then."""
+        if not self.queued:
+            return None
+        self._picks += 1
+        order = LANES if self._picks % PICKS_PER_LOW else LANES[::-1]
+        for lane in order:
+            mailbox = self.mailboxes.get(lane)
+            if mailbox is not None and mailbox.queue:
+                self.queued -= 1
+                return mailbox.queue.popleft()
+        raise AssertionError("queued counts what the mailboxes hold")
+
+    def head(self, item: Item, *, now_s: int) -> bytes:
+        """Return the head of the request for an item: signature, attempt number, trace."""
+        signature = self._signer.sign(item.id, now_s, item.body).decode()
+        trace, span = item.root_id.replace("-", ""), item.id.replace("-", "")[16:]
+        return (
+            f"{self._head}{len(item.body)}\r\nwebhook-id: {item.id}\r\nwebhook-timestamp: {now_s}\r\n"
+            f"webhook-signature: {signature}\r\nx-attempt: {item.attempts + 1}\r\n"
+            f"traceparent: 00-{trace}-{span}-01\r\n\r\n"
+        ).encode("latin-1")

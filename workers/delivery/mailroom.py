@@ -1,0 +1,160 @@
+"""What the delivery owner of one shard holds in memory: endpoints, their mailboxes, retries that wait.
+
+Decides nothing about sending; keeps the books and their bounds.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from broker.core.breaker import Breaker
+from broker.streams.keys import Keys, mailbox_owner
+from schema.agent import Agent
+from schema.limits import MAILBOX_QUEUED_MAX, SHARD_QUEUED_MAX
+from schema.message import Lane
+from workers.delivery.endpoint import Endpoint
+from workers.delivery.items import Item, Mailbox
+
+VACATE_AFTER_MS: Final = 1_000
+"""A mailbox empty for this long is removed; sooner would remake the streams of busy agents all the time."""
+
+
+class Mailroom:
+    """The books of one shard."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        find_agent: Callable[[str], Agent | None],
+        make_breaker: Callable[[], Breaker],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._keys = keys
+        self._find_agent = find_agent
+        self._make_breaker = make_breaker
+        self._now_ms = now_ms
+        self.endpoints: dict[str, Endpoint] = {}
+        self.mailboxes: dict[str, Mailbox] = {}
+        self.waiting: dict[str, str] = {}
+        """Retries that wait in Redis: place (`mailbox|entry`) -> due member."""
+        self.behind: dict[str, Mailbox] = {}
+        """Mailboxes with entries that are not in memory yet, in the order they fell behind."""
+        self.queued = 0
+        self._idle: deque[tuple[int, str]] = deque()
+
+    def mailbox_of(self, agent_id: str, lane: Lane) -> Mailbox | None:
+        """Return the agent's mailbox, opening the books for it; None for an agent without an endpoint."""
+        endpoint = self.endpoints.get(agent_id)
+        if endpoint is not None and (mailbox := endpoint.mailboxes.get(lane)) is not None:
+            return mailbox
+        agent = self._find_agent(agent_id) if endpoint is None else endpoint.agent
+        if agent is None or agent.endpoint is None:
+            return None
+        if endpoint is None:
+            endpoint = self.endpoints[agent_id] = Endpoint(agent, self._make_breaker())
+        mailbox = Mailbox(endpoint, self._keys.mailbox(agent_id, lane), lane)
+        endpoint.mailboxes[lane] = self.mailboxes[mailbox.key] = mailbox
+        # Should nothing ever lie in it (a duplicate was routed there), it is vacated like any other.
+        self._note_idle(mailbox)
+        return mailbox
+
+    def mailbox_at(self, key: str) -> Mailbox | None:
+        """Return the mailbox of a key, opening the books for it; None for an agent without an endpoint."""
+        return self.mailboxes.get(key) or self.mailbox_of(*mailbox_owner(key))
+
+    def has_room(self, mailbox: Mailbox) -> bool:
+        """Tell whether one more item of this mailbox may be held in memory."""
+        return len(mailbox.queue) < MAILBOX_QUEUED_MAX and not self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        return self.queued >= SHARD_QUEUED_MAX
+
+    def hold(self, item: Item) -> None:
+        """Take an item into memory, last of its mailbox."""
+        mailbox = item.mailbox
+        mailbox.queue.append(item)
+        mailbox.endpoint.queued += 1
+        mailbox.held += 1
+        self.queued += 1
+
+    def next_item(self, endpoint: Endpoint) -> Item | None:
+        """Take the endpoint's next item off its queue; it is still held until `release`."""
+        item = endpoint.next_item()
+        if item is not None:
+            self.queued -= 1
+        return item
+
+    def take_out(self, mailbox: Mailbox, entry: str) -> Item | None:
+        """Take one particular item off its queue, where it is still there."""
+        for item in mailbox.queue:
+            if item.entry == entry:
+                mailbox.queue.remove(item)
+                mailbox.endpoint.queued -= 1
+                self.queued -= 1
+                return item
+        return None
+
+    def release(self, mailbox: Mailbox) -> None:
+        """Let go of one item of a mailbox: Redis has settled it."""
+        mailbox.held -= 1
+        if mailbox.held == 0:
+            self._note_idle(mailbox)
+
+    def wait(self, mailbox: Mailbox, place: str, member: str) -> None:
+        """Note a retry that waits in Redis. Its mailbox stays open for it."""
+        self.waiting[place] = member
+        mailbox.held += 1
+
+    def wake(self, mailbox: Mailbox, place: str) -> None:
+        """Note that a retry waits no more."""
+        if self.waiting.pop(place, None) is not None:
+            self.release(mailbox)
+
+    def abandon(self, endpoint: Endpoint) -> None:
+        """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull."""
+        for mailbox in tuple(endpoint.mailboxes.values()):
+            self.queued -= len(mailbox.queue)
+            endpoint.queued -= len(mailbox.queue)
+            mailbox.queue.clear()
+            self.close(mailbox)
+        self.endpoints.pop(endpoint.agent.id, None)
+
+    def fall_behind(self, mailbox: Mailbox) -> None:
+        """Note that entries lie in Redis that are not in memory."""
+        mailbox.behind = True
+        mailbox.active = True
+        self.behind[mailbox.key] = mailbox
+
+    def catch_up(self, mailbox: Mailbox) -> None:
+        """Note that memory has everything up to the end of the mailbox."""
+        mailbox.behind = False
+        self.behind.pop(mailbox.key, None)
+        if mailbox.held == 0:
+            self._note_idle(mailbox)
+
+    def vacant(self, *, now_ms: int, at_most: int) -> Iterator[Mailbox]:
+        """Yield mailboxes that have been empty long enough, and close the books for them."""
+        while self._idle and at_most and self._idle[0][0] + VACATE_AFTER_MS <= now_ms:
+            since_ms, key = self._idle.popleft()
+            mailbox = self.mailboxes.get(key)
+            if mailbox is None or not mailbox.is_idle or mailbox.idle_since_ms != since_ms:
+                continue
+            at_most -= 1
+            self.close(mailbox)
+            yield mailbox
+
+    def close(self, mailbox: Mailbox) -> None:
+        """Close the books of a mailbox, and of its endpoint with the last one."""
+        del self.mailboxes[mailbox.key]
+        self.behind.pop(mailbox.key, None)
+        endpoint = mailbox.endpoint
+        del endpoint.mailboxes[mailbox.lane]
+        # An endpoint in trouble is remembered, or its breaker would start anew with every message.
+        if endpoint.is_idle and not endpoint.breaker.retry_at_ms:
+            self.endpoints.pop(endpoint.agent.id, None)
+
+    def _note_idle(self, mailbox: Mailbox) -> None:
+        mailbox.idle_since_ms = self._now_ms()
+        self._idle.append((mailbox.idle_since_ms, mailbox.key))

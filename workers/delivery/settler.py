@@ -1,0 +1,136 @@
+"""Collects what attempts came to and settles it in batches, one script call each.
+
+Settling is not on the way of a message to its endpoint, so results wait a few milliseconds for company,
+unless somebody waits for one of them. What is sent is not forgotten before Redis has answered.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys
+from broker.streams.notifications import commands
+from broker.streams.settlement import Settlement, call_settle
+from schema.errors import BrokerError
+from schema.ledger import Event, Receipt
+from schema.limits import SETTLE_BATCH_MAX
+from schema.message import Status
+from workers.delivery.items import Item
+
+LINGER_S: Final = 0.004
+"""Long enough that at 1,000 messages a second several share a call, short against the recorder's own."""
+CALLS_IN_FLIGHT_MAX: Final = 2
+
+_RUNG: Final = {
+    Status.DELIVERED: "delivered",
+    Status.PROCESSED: "processed",
+    Status.FAILED: "ended",
+    Status.EXPIRED: "ended",
+    Status.CANCELLED: "ended",
+}
+
+
+class Settler:
+    """Batches settlements of one shard. `on_settled` gets the items Redis has let go of; `on_error` the error
+    after which the owner's memory no longer matches Redis."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        *,
+        owner: Callable[[], str],
+        on_settled: Callable[[list[Item]], None],
+        on_error: Callable[[BrokerError], None],
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._owner = owner
+        self._on_settled = on_settled
+        self._on_error = on_error
+        self._loop = asyncio.get_running_loop()
+        self._pending = Settlement()
+        self._items: list[Item] = []
+        self._receipts: dict[str, list[Receipt]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def finish(self, item: Item, event: Event) -> None:
+        """Settle an item for good: its entry goes, its event stays."""
+        self._pending.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        if item.due_taken:
+            self._pending.over.append(item.due_member)
+        if item.expires_ms is not None:
+            self._pending.forget.append(item.place)
+        self._items.append(item)
+        self._note(event, item.waiter)
+
+    def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
+        """Plan another attempt; `member` is its name among what waits."""
+        if item.due_taken:
+            self._pending.over.append(item.due_member)
+        self._pending.retries[member] = due_ms
+        self._items.append(item)
+        self._note(event, item.waiter)
+
+    def tell(self, event: Event) -> None:
+        """Append an event that changes no entry."""
+        self._note(event, event.waiter or "")
+
+    async def drain(self) -> None:
+        """Wait until everything handed over has been answered."""
+        self._flush()
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _note(self, event: Event, waiter: str) -> None:
+        self._pending.events.append(event)
+        self._idle.clear()
+        if waiter and (rung := _RUNG.get(event.status)) is not None:
+            self._receipts.setdefault(waiter, []).append(Receipt(event.id, rung))
+        if len(self._pending.events) >= SETTLE_BATCH_MAX or waiter:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(LINGER_S, self._flush)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending.is_empty or self._in_flight >= CALLS_IN_FLIGHT_MAX:
+            return
+        settlement, self._pending = self._pending, Settlement()
+        items, self._items = self._items, []
+        receipts, self._receipts = self._receipts, {}
+        self._in_flight += 1
+
+        def answered(reply: Reply) -> None:
+            self._answered(reply, items)
+
+        call_settle(self._connection, self._keys, settlement, owner=self._owner(), on_reply=answered)
+        for command in commands(receipts):
+            self._connection.call(command, _ignore)
+
+    def _answered(self, reply: Reply, items: list[Item]) -> None:
+        self._in_flight -= 1
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+        else:
+            self._on_settled(items)
+        if not self._pending.is_empty and self._timer is None:
+            # The bound on calls held a flush back, so what waits has lingered enough.
+            self._flush()
+        if self._pending.is_empty and not self._in_flight:
+            self._idle.set()
+
+
+def _ignore(_: Reply) -> None:
+    """A receipt that gets lost costs its waiter the time-out; the record has the truth."""

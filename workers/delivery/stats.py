@@ -1,0 +1,103 @@
+"""What the delivery trade counts, and what routing learns from it about its agents.
+
+Series are looked up once; on the hot path there are only plain increments. Success rates and latencies are
+moving averages that drift back to perfect with time, so that an agent that gets nothing can recover.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from broker.core.routing import Quality
+from broker.telemetry import metrics
+from broker.transport.client import FailureKind
+from schema.delivery import AttemptStatus
+from schema.message import Lane, Reason, Status
+from workers.delivery.items import Item
+from workers.delivery.outcome import Outcome
+
+WEIGHT: Final = 0.1
+"""What one attempt counts in the averages: the last twenty or so matter."""
+FORGIVE_MS: Final = 60_000
+"""After this long without an attempt an agent's record counts for 1/e of what it did."""
+TRACKED_MAX: Final = 200_000
+"""Pairs of agent and capability; at the bound the averages start anew."""
+
+_PERFECT: Final = Quality()
+_DELIVERED: Final = metrics.MESSAGES.child(stage="deliver", outcome="delivered")
+_RETRIED: Final = metrics.MESSAGES.child(stage="deliver", outcome="retried")
+_FAILED: Final = metrics.MESSAGES.child(stage="deliver", outcome="failed")
+_EXPIRED: Final = metrics.MESSAGES.child(stage="deliver", outcome="expired")
+_SECONDS: Final = {status: metrics.DELIVERY_SECONDS.child(outcome=status.value) for status in AttemptStatus}
+_LATENCY: Final = {lane: metrics.PUBLISH_TO_DELIVERED.child(lane=lane.value) for lane in Lane}
+_OK: Final = metrics.ATTEMPTS.child(outcome="success", reason="ok")
+_CODES: Final = {408: "throttled", 425: "throttled", 429: "throttled", 503: "throttled", 410: "gone"}
+_CLASSES: Final = {1: "protocol", 3: "redirect", 4: "client_error", 5: "server_error"}
+_KINDS: Final = {kind.value for kind in FailureKind}
+
+
+class _Average:
+    __slots__ = ("at_ms", "latency_ms", "success")
+
+    def __init__(self) -> None:
+        self.success = 1.0
+        self.latency_ms = 0.0
+        self.at_ms = 0
+
+
+class DeliveryStats:
+    """Counters of one process, and the averages its router asks for."""
+
+    def __init__(self, *, pushed: Callable[[str, int], None]) -> None:
+        self._averages: dict[tuple[str, str], _Average] = {}
+        self._pushed = pushed
+
+    def attempted(self, item: Item, outcome: Outcome, now_ms: int) -> None:
+        """Count one attempt and what it came to."""
+        attempt = outcome.event.attempt
+        assert attempt is not None
+        _SECONDS[attempt.status].observe(attempt.duration_ms / 1000)
+        good = attempt.status is AttemptStatus.SUCCESS
+        if good:
+            _OK.inc()
+            self._pushed(item.mailbox.endpoint.agent.id, now_ms)
+            _DELIVERED.inc()
+            _LATENCY[item.mailbox.lane].observe((now_ms - item.created_ms) / 1000)
+        else:
+            metrics.ATTEMPTS.child(outcome=attempt.status.value, reason=_reason(outcome)).inc()
+            if outcome.due_ms is not None:
+                _RETRIED.inc()
+            else:
+                (_EXPIRED if outcome.event.status is Status.EXPIRED else _FAILED).inc()
+        for capability in item.requirements:
+            self._learn(item.mailbox.endpoint.agent.id, capability, good, attempt.duration_ms, now_ms)
+
+    def ended(self, status: Status, _: Reason) -> None:
+        """Count a message that ended without an attempt."""
+        (_EXPIRED if status is Status.EXPIRED else _FAILED).inc()
+
+    def quality(self, agent_id: str, capability: str, now_ms: int) -> Quality:
+        """Return what was measured of an agent at a capability, as far as it still counts."""
+        average = self._averages.get((agent_id, capability))
+        if average is None:
+            return _PERFECT
+        fade = math.exp((average.at_ms - now_ms) / FORGIVE_MS)
+        return Quality(1 - (1 - average.success) * fade, average.latency_ms * fade)
+
+    def _learn(self, agent_id: str, capability: str, good: bool, duration_ms: int, now_ms: int) -> None:
+        average = self._averages.get((agent_id, capability))
+        if average is None:
+            if len(self._averages) >= TRACKED_MAX:
+                self._averages.clear()
+            average = self._averages[agent_id, capability] = _Average()
+        average.success += WEIGHT * (good - average.success)
+        average.latency_ms += WEIGHT * (duration_ms - average.latency_ms)
+        average.at_ms = now_ms
+
+
+def _reason(outcome: Outcome) -> str:
+    attempt = outcome.event.attempt
+    if attempt is None or attempt.response_code is None:
+        return outcome.label if outcome.label in _KINDS else "protocol"
+    code = attempt.response_code
+    return _CODES.get(code) or _CLASSES.get(code // 100, "protocol")

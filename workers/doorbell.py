@@ -1,0 +1,47 @@
+"""The doorbell: how a router in another process tells a delivery owner which mailboxes to look into.
+
+Only a hint: the active set is the truth, and a sweep of it finds what a lost ring left.
+"""
+
+import asyncio
+from typing import Final
+
+from broker.streams.connection import Connection
+from broker.streams.keys import Keys
+from workers.delivery.delivery import Delivery
+
+BLOCK_MS: Final = 2_000
+SWEEP_S: Final = 5.0
+
+
+class Doorbell:
+    """Answers the doorbell of one shard."""
+
+    def __init__(self, reader: Connection, keys: Keys, delivery: Delivery) -> None:
+        self._reader = reader
+        self._keys = keys
+        self._delivery = delivery
+
+    async def run(self) -> None:
+        """Answer until cancelled. Raises: StreamsUnavailable."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._sweep())
+
+    async def _listen(self) -> None:
+        cursor = "$"
+        while True:
+            reply = await self._reader.send(
+                "XREAD", "COUNT", 256, "BLOCK", BLOCK_MS, "STREAMS", self._keys.doorbell, cursor
+            )
+            if not reply:
+                continue
+            entries = reply[0][1]
+            cursor = entries[-1][0].decode()
+            for key in {key for _, fields in entries for key in fields[1].decode().split(" ")}:
+                self._delivery.ring(key)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await self._delivery.sweep()

@@ -1,0 +1,155 @@
+"""The directory of agents, kept fresh: loaded from Postgres, then changed as the registry stream tells.
+
+Presence is read from Redis every second. Postgres away means the directory stays as it is; word of changes
+waits in the registry stream until they can be read.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from broker.core.directory import Directory
+from broker.store import agents
+from broker.store.pool import Pool
+from broker.streams.connection import open_connection
+from broker.streams.presence import Presence
+from broker.streams.registry import RegistryFollower
+from broker.telemetry import logs, metrics
+from schema.agent import Agent
+from schema.errors import StoreUnavailable, StreamsUnavailable
+
+PRESENCE_S: Final = 1.0
+BLOCK_MS: Final = 2_000
+RETRY_S: Final = 0.5
+NOTE_MS: Final = 10_000
+"""A successful push counts as a sign of life, noted at most this often per agent."""
+FETCH_MAX: Final = 500
+
+OnChange = Callable[[str, Agent | None], None]
+
+
+class LiveDirectory:
+    """A directory that follows the registry. `load` once, then `run` until cancelled."""
+
+    def __init__(self, pool: Pool, redis_url: str, presence: Presence, *, silent_after_ms: int) -> None:
+        self.directory = Directory(silent_after_ms=silent_after_ms)
+        self.on_change: list[OnChange] = []
+        """Called for every agent that changed (None: it is gone)."""
+        self.on_available: list[Callable[[], None]] = []
+        """Called when agents may have become available that were not."""
+        self._pool = pool
+        self._url = redis_url
+        self._presence = presence
+        self._cursor = "0-0"
+        self._refreshing = asyncio.Lock()
+        self._presence_ms = 0
+        self._noted: dict[str, int] = {}
+        self._signs: dict[str, int] = {}
+
+    async def load(self) -> None:
+        """Read all agents; waits for Postgres as long as it takes."""
+        while True:
+            try:
+                await self._load()
+                return
+            except (StoreUnavailable, StreamsUnavailable) as error:
+                logs.warning("directory.load_failed", reason=error.message)
+                await asyncio.sleep(RETRY_S)
+
+    async def run(self) -> None:
+        """Follow changes and presence until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._watch_presence())
+
+    async def refresh(self) -> None:
+        """Apply every change announced before this call. Raises: StoreUnavailable, StreamsUnavailable."""
+        async with self._refreshing, await open_connection(self._url, name="directory-refresh") as connection:
+            follower = RegistryFollower(connection)
+            follower.cursor = self._cursor
+            while changed := await follower.read():
+                await self._apply(changed)
+
+    def pushed(self, agent_id: str, now_ms: int) -> None:
+        """Note a successful push: a sign of life."""
+        if now_ms - self._noted.get(agent_id, 0) >= NOTE_MS:
+            self._noted[agent_id] = now_ms
+            self._signs[agent_id] = now_ms
+
+    async def _load(self) -> None:
+        async with await open_connection(self._url, name="directory-load") as connection:
+            follower = RegistryFollower(connection)
+            await follower.start()
+        count = 0
+        async for chunk in agents.iterate(self._pool):
+            for agent in chunk:
+                self.directory.put(agent)
+            count += len(chunk)
+            # Let leases and deliveries run between chunks of a large directory.
+            await asyncio.sleep(0)
+        self._cursor = follower.cursor
+        await self._read_presence()
+        metrics.AGENTS_KNOWN.child().set(len(self.directory))
+        logs.event("directory.loaded", agents=count)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with await open_connection(self._url, name="directory") as connection:
+                    follower = RegistryFollower(connection)
+                    follower.cursor = self._cursor
+                    if await follower.fell_behind():
+                        await self._load()
+                        continue
+                    while True:
+                        changed = await follower.read(block_ms=BLOCK_MS)
+                        await self._apply(changed)
+                        self._cursor = follower.cursor
+            except (StoreUnavailable, StreamsUnavailable) as error:
+                logs.warning("directory.follow_failed", reason=error.message)
+                await asyncio.sleep(RETRY_S)
+
+    async def _apply(self, changed: set[str]) -> None:
+        """Read the agents anew and take them over. Applying a change twice is harmless."""
+        ids = sorted(changed)
+        for start in range(0, len(ids), FETCH_MAX):
+            wanted = ids[start : start + FETCH_MAX]
+            found = {agent.id: agent for agent in await agents.fetch(self._pool, wanted)}
+            for agent_id in wanted:
+                agent = found.get(agent_id)
+                if agent is None:
+                    self.directory.remove(agent_id)
+                else:
+                    self.directory.put(agent)
+                for listener in self.on_change:
+                    listener(agent_id, agent)
+        if changed:
+            metrics.AGENTS_KNOWN.child().set(len(self.directory))
+            self._available()
+
+    async def _watch_presence(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENCE_S)
+            with suppress(StreamsUnavailable):
+                signs, self._signs = self._signs, {}
+                if signs:
+                    await self._presence.note(signs)
+                await self._read_presence()
+
+    async def _read_presence(self) -> None:
+        now_ms = await self._presence.now_ms()
+        heard = await self._presence.changed_since(self._presence_ms)
+        # A second of overlap: scores are the clocks of several hosts' estimates of the server's time.
+        self._presence_ms = now_ms - 1_000
+        came_back = False
+        for agent_id, at_ms in heard.items():
+            came_back = came_back or self.directory.is_silent(agent_id)
+            self.directory.heard(agent_id, at_ms)
+        self.directory.sweep(now_ms)
+        if came_back:
+            self._available()
+
+    def _available(self) -> None:
+        for listener in self.on_available:
+            listener()

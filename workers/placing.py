@@ -1,0 +1,222 @@
+"""Where one message goes. Decides; the router acts.
+
+A placement says where (`Way`), with the message as it will lie there, and the ledger event where the record
+must hear of it at once: of everything that is not posted from memory right away.
+"""
+
+from enum import Enum
+from hashlib import blake2b
+from typing import Final
+
+from msgspec import UNSET, Raw, Struct
+
+from broker.core.directory import Directory
+from broker.core.explanation import brief
+from broker.core.routing import Choice, Loads, check_named, choose
+from broker.streams.lanes import IngressEntry
+from schema.agent import Agent
+from schema.codec import decode_envelope, encode, requirements_of
+from schema.errors import Rejected
+from schema.ids import id_bytes, is_id, shard_of
+from schema.ledger import Event, EventKind
+from schema.limits import REQUIREMENTS_MAX, SCHEDULE_AHEAD_MS_MAX
+from schema.message import Envelope, Lane, Reason, Status
+from schema.times import from_ms, to_ms
+
+CREATED_AHEAD_MS_MAX: Final = 300_000
+CREATED_AGE_MS_MAX: Final = 24 * 3600 * 1000
+"""A creation time further ahead of Redis' clock, or further behind it, is not believed."""
+
+
+class Way(Enum):
+    MAILBOX = "mailbox"
+    PARKED = "parked"
+    LATER = "later"
+    FORWARD = "forward"
+    ENDED = "ended"
+    QUARANTINED = "quarantined"
+    UNDECIDED = "undecided"
+
+
+class Placement(Struct, gc=False):
+    """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
+    forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote."""
+
+    way: Way
+    raw: bytes
+    envelope: Envelope | None = None
+    agent: Agent | None = None
+    chosen: bool = False
+    route: bytes | None = None
+    requirements: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+
+
+class Signature(Struct):
+    """What parked messages with the same needs share: the key of their stream, and who could take them."""
+
+    requirements: tuple[str, ...]
+    message_type: str
+    lane: Lane
+
+    @property
+    def key(self) -> str:
+        """Return a short name that is safe in a Redis key."""
+        text = encode([self.requirements, self.message_type])
+        return f"{blake2b(text, digest_size=10).hexdigest()}:{self.lane.value}"
+
+
+class Placer:
+    """Places messages of one shard. Holds no state of its own."""
+
+    def __init__(self, directory: Directory, loads: Loads, *, shard: int, shards: int) -> None:
+        self._directory = directory
+        self._loads = loads
+        self._shard = shard
+        self._shards = shards
+
+    def place(
+        self,
+        raw: bytes,
+        entry: IngressEntry,
+        chosen: dict[str, str],
+        *,
+        now_ms: int,
+        chance: tuple[float, float],
+    ) -> Placement:
+        """Decide where a message goes. `chosen`: choices made before a crash, by message id.
+
+        UNDECIDED means its recipient (or sender) is unknown to a directory that may be behind the message:
+        refresh it and ask again, then `judge_unknown`.
+        """
+        try:
+            envelope = decode_envelope(raw)
+            self._complete(envelope, entry)
+        except Rejected as error:
+            return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
+        if not self._resolve_sender(envelope):
+            return Placement(Way.UNDECIDED, raw, envelope)
+        if not entry.passed and self._is_early(envelope, now_ms):
+            return Placement(Way.LATER, raw, envelope)
+        envelope.deliver_at = UNSET
+        if envelope.to_agent_id is not None:
+            return self._place_named(raw, envelope, now_ms)
+        return self._place_by_capability(raw, envelope, chosen, now_ms, chance)
+
+    def judge_unknown(self, placement: Placement) -> Placement:
+        """Return the placement of a message whose recipient (or sender) a fresh directory does not know."""
+        envelope = placement.envelope
+        assert envelope is not None
+        if envelope.from_agent_id is not None and not is_id(envelope.from_agent_id):
+            placement.detail = f"unknown sender {envelope.from_agent_id!r}"
+            placement.reason = Reason.UNKNOWN_SENDER.value
+            envelope.from_agent_id = None
+        else:
+            placement.detail = f"unknown recipient {envelope.to_agent_id!r}"
+            placement.reason = Reason.UNKNOWN_RECIPIENT.value
+        if envelope.to_agent_id is not None and not is_id(envelope.to_agent_id):
+            # What goes on record names agents by id; the name stands in the quarantined bytes.
+            envelope.to_agent_id = None
+        placement.way = Way.QUARANTINED
+        return placement
+
+    def _complete(self, envelope: Envelope, entry: IngressEntry) -> None:
+        """Fill in what publishers may leave out, and correct a clock that cannot be right."""
+        created = envelope.created_at
+        if created is None:
+            envelope.created_at = from_ms(entry.at_ms)
+        else:
+            age_ms = entry.at_ms - to_ms(created)
+            if not entry.passed and not -CREATED_AHEAD_MS_MAX <= age_ms <= CREATED_AGE_MS_MAX:
+                envelope.created_at = from_ms(entry.at_ms)
+        envelope.status = Status.PENDING.value
+
+    def _resolve_sender(self, envelope: Envelope) -> bool:
+        sender = envelope.from_agent_id
+        if sender is None or is_id(sender):
+            return True
+        agent = self._directory.resolve(sender)
+        if agent is None:
+            return False
+        envelope.from_agent_id = agent.id
+        return True
+
+    def _is_early(self, envelope: Envelope, now_ms: int) -> bool:
+        at = envelope.deliver_at
+        if at is UNSET or at is None:
+            return False
+        return now_ms < to_ms(at) <= now_ms + SCHEDULE_AHEAD_MS_MAX
+
+    def _place_named(self, raw: bytes, envelope: Envelope, now_ms: int) -> Placement:
+        assert envelope.to_agent_id is not None
+        agent = self._directory.resolve(envelope.to_agent_id)
+        if agent is None:
+            return Placement(Way.UNDECIDED, raw, envelope)
+        envelope.to_agent_id = agent.id
+        if shard_of(agent.id, self._shards) != self._shard:
+            return Placement(Way.FORWARD, raw, envelope, agent)
+        refusal = check_named(envelope, agent, now_ms)
+        if refusal is not None:
+            return Placement(Way.ENDED, raw, envelope, agent, reason=refusal.value)
+        return Placement(Way.MAILBOX, raw, envelope, agent)
+
+    def _place_by_capability(
+        self, raw: bytes, envelope: Envelope, chosen: dict[str, str], now_ms: int, chance: tuple[float, float]
+    ) -> Placement:
+        requirements = requirements_of(envelope)
+        if not requirements or len(requirements) > REQUIREMENTS_MAX:
+            detail = f"neither recipient nor requirements (at most {REQUIREMENTS_MAX})"
+            return Placement(Way.QUARANTINED, raw, envelope, reason=Reason.MALFORMED.value, detail=detail)
+        envelope.requirements = requirements
+        if (before := chosen.get(envelope.id)) is not None and (again := self._directory.get(before)):
+            return self._placed(raw, envelope, again, None)
+        choice = choose(
+            envelope,
+            requirements,
+            self._directory,
+            self._loads,
+            shard=self._shard,
+            shards=self._shards,
+            now_ms=now_ms,
+            chance=chance,
+        )
+        if isinstance(choice, Choice):
+            return self._placed(raw, envelope, choice.agent, bytes(brief(choice)))
+        if choice.ends is not None:
+            return Placement(Way.ENDED, raw, envelope, reason=choice.ends.value)
+        return Placement(Way.PARKED, raw, envelope, requirements=tuple(requirements))
+
+    def _placed(self, raw: bytes, envelope: Envelope, agent: Agent, route: bytes | None) -> Placement:
+        envelope.to_agent_id = agent.id
+        way = Way.MAILBOX if shard_of(agent.id, self._shards) == self._shard else Way.FORWARD
+        return Placement(way, raw, envelope, agent, chosen=True, route=route)
+
+
+def deduplication_key(envelope: Envelope) -> bytes:
+    """Return what makes a second publish of the same message (and the same round) a duplicate."""
+    key = id_bytes(envelope.id)
+    return key if not isinstance(envelope.round, int) else key + envelope.round.to_bytes(2)
+
+
+def event_of(placement: Placement, body: bytes, waiter: str, *, now_ms: int) -> bytes:
+    """Return the ledger event of a placement, encoded."""
+    envelope = placement.envelope
+    assert envelope is not None
+    ended = placement.way in (Way.ENDED, Way.QUARANTINED)
+    status = Status.PENDING
+    if ended:
+        status = Status.EXPIRED if placement.reason == Reason.EXPIRED.value else Status.FAILED
+    return encode(
+        Event(
+            kind=EventKind.SETTLED if ended else EventKind.ROUTED,
+            id=envelope.id,
+            at_ms=now_ms,
+            message=Raw(body),
+            to=placement.agent.id if placement.agent is not None else None,
+            status=status,
+            reason=placement.reason or None,
+            route=Raw(placement.route) if placement.route is not None else UNSET,
+            waiter=waiter or None,
+        )
+    )

@@ -1,0 +1,84 @@
+"""Parked messages: moved back to the ingress when somebody capable is there.
+
+Looks when agents changed or came back, and now and then in any case. The router then decides anew; what still
+finds nobody (an allow-list, say) is parked again, behind the others.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from broker.core.directory import Directory
+from broker.streams.clock import ServerClock
+from broker.streams.connection import Connection
+from broker.streams.keys import Keys
+from broker.streams.ownership import Lease
+from broker.streams.scripts import UNPARK
+from broker.telemetry import metrics
+from workers.placing import Signature
+
+BATCH_MAX: Final = 128
+LOOK_S: Final = 30.0
+_UNPARKED: Final = metrics.MESSAGES.child(stage="route", outcome="unparked")
+_signature = msgspec.json.Decoder(Signature)
+
+
+class Unparking:
+    """Watches over the parked messages of one shard."""
+
+    def __init__(
+        self, connection: Connection, keys: Keys, lease: Lease, directory: Directory, clock: ServerClock
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._lease = lease
+        self._directory = directory
+        self._clock = clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look soon: agents have become available."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Unpark until cancelled. Raises: Fenced, StreamsUnavailable."""
+        while True:
+            await self._look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        parked = await self._connection.send("HVALS", self._keys.parked)
+        for encoded in parked:
+            signature = _signature.decode(encoded)
+            if self._somebody_can(signature):
+                await self._unpark(signature)
+
+    def _somebody_can(self, signature: Signature) -> bool:
+        funnel = self._directory.funnel(
+            signature.requirements, signature.message_type, None, self._clock.now_ms()
+        )
+        # Not `accepting` or `allowed`: those depend on the sender, which differs between messages.
+        return bool(funnel.heard)
+
+    async def _unpark(self, signature: Signature) -> None:
+        keys = self._keys
+        stream = keys.parked_stream(signature.key)
+        # What is parked again meanwhile must not be moved round and round: only what is there now.
+        left: int = await self._connection.send("XLEN", stream)
+        while left > 0:
+            moved: int = await self._connection.evaluate(
+                UNPARK,
+                (keys.owner("route"), stream, keys.ingress[signature.lane], keys.parked, keys.expiry),
+                self._lease.value,
+                min(left, BATCH_MAX),
+                signature.key,
+            )
+            _UNPARKED.inc(moved)
+            if moved == 0:
+                break
+            left -= moved

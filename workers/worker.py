@@ -1,0 +1,142 @@
+"""The worker process: routing and delivery of the shards it holds leases for, together or apart."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from broker.core.addresses import AddressPolicy
+from broker.settings import Settings
+from broker.store.pool import open_pool
+from broker.streams.ingress import Publisher
+from broker.streams.link import Link
+from broker.streams.ownership import Lease
+from broker.streams.presence import Presence
+from broker.telemetry import metrics
+from broker.transport.client import Deadlines, PushClient
+from workers.delivery.delivery import DeliveryRules
+from workers.delivery.replies import Replies
+from workers.delivery.stats import DeliveryStats
+from workers.live_directory import LiveDirectory
+from workers.router import RouterRules
+from workers.runtime import Process, freeze, run_role
+from workers.shard import House, Shard
+from workers.tenancy import Tenancy
+
+TRADES: Final = ("route", "deliver")
+POOL_SIZE: Final = 2
+"""A worker asks Postgres for agents only: at start, and when the registry says that one changed."""
+
+
+def main(settings: Settings, trades: Sequence[str] = TRADES) -> int:
+    """Run a worker for these trades until it is told to stop."""
+
+    async def work(process: Process) -> None:
+        await _work(process, trades)
+
+    return run_role("worker", settings, work)
+
+
+async def _work(process: Process, trades: Sequence[str]) -> None:
+    settings = process.settings
+    link = Link(settings.redis_url, name=process.name)
+    pool = await open_pool(settings.database_url, size=POOL_SIZE, application_name=process.name)
+    directory = LiveDirectory(
+        pool,
+        settings.redis_url,
+        Presence(link, shards=settings.shards),
+        silent_after_ms=settings.silent_after_ms,
+    )
+    publisher = Publisher(settings.redis_url, shards=settings.shards, name=process.name)
+    client = PushClient(policy=AddressPolicy(allow=settings.endpoint_allow_cidrs))
+    replies = Replies(publisher)
+    house = House(
+        redis_url=settings.redis_url,
+        directory=directory,
+        client=client,
+        publisher=publisher,
+        replies=replies,
+        clock=process.clock,
+        stats=DeliveryStats(pushed=directory.pushed),
+        delivery_rules=_delivery_rules(settings),
+        router_rules=RouterRules(shards=settings.shards, window_ms=settings.dedup_window_ms),
+        drain_s=settings.drain_timeout_ms / 1000,
+    )
+    try:
+        await _until_stopped(process, house, link, trades)
+        await replies.drain()
+    finally:
+        await client.aclose()
+        await publisher.close()
+        await link.close()
+        await pool.close()
+
+
+async def _until_stopped(process: Process, house: House, link: Link, trades: Sequence[str]) -> None:
+    settings = process.settings
+    loading = asyncio.ensure_future(house.directory.load())
+    stopped = asyncio.ensure_future(process.stopping.wait())
+    await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        loading.cancel()
+        return
+    shards = [Shard(number, house) for number in range(settings.shards)]
+    _watch(house, shards)
+    freeze()
+    tenant = _Tenant(shards)
+    tenancies: dict[str, Tenancy] = {}
+    for trade in trades:
+        tenancies[trade] = Tenancy(
+            link,
+            process.clock,
+            trade=trade,
+            process=process.name,
+            shards=settings.shards,
+            lease_ms=settings.lease_ms,
+            tenant=tenant,
+            # The same shards for both trades, so that what is routed here can be posted from memory here.
+            prefer=lambda trade=trade: [
+                s for t, other in tenancies.items() if t != trade for s in other.shards
+            ],
+        )
+    async with asyncio.TaskGroup() as group:
+        background = [group.create_task(shard.run()) for shard in shards]
+        background.append(group.create_task(house.directory.run()))
+        holding = [group.create_task(tenancy.run(process.stopping)) for tenancy in tenancies.values()]
+        await asyncio.wait(holding)
+        for task in background:
+            task.cancel()
+
+
+class _Tenant:
+    """Hands leases to the shards they are for."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+
+    async def start(self, lease: Lease) -> None:
+        await self._shards[lease.shard].start(lease)
+
+    async def stop(self, lease: Lease, *, gracefully: bool) -> None:
+        await self._shards[lease.shard].stop(lease, gracefully=gracefully)
+
+
+def _watch(house: House, shards: Sequence[Shard]) -> None:
+    """Connect what the directory hears to the shards, and their numbers to the metrics."""
+    for shard in shards:
+        house.directory.on_change.append(shard.agent_changed)
+        house.directory.on_available.append(shard.agents_available)
+    metrics.IN_FLIGHT.child().read = lambda: house.client.in_flight
+    metrics.ENDPOINT_CONNECTIONS.child().read = lambda: house.client.connections
+    metrics.QUEUE_DEPTH.child(queue="memory").read = lambda: sum(
+        shard.delivery.room.queued for shard in shards if shard.delivery is not None
+    )
+
+
+def _delivery_rules(settings: Settings) -> DeliveryRules:
+    deadlines = Deadlines(
+        total_ms=settings.attempt_total_ms,
+        connect_ms=settings.attempt_connect_ms,
+        tls_ms=settings.attempt_tls_ms,
+        first_byte_ms=settings.attempt_first_byte_ms,
+    )
+    return DeliveryRules(deadlines=deadlines, scale=settings.retry_time_scale)
