@@ -30,7 +30,7 @@ class RedisWire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         parts = urlsplit(url)
         if parts.scheme == "unix":
-            _, wire = await loop.create_unix_connection(cls, parts.path)
+            _, wire = await loop.create_unix_connection(cls, unquote(parts.path))
         else:
             _, wire = await loop.create_connection(cls, parts.hostname or "127.0.0.1", parts.port or 6379)
         if parts.password:

@@ -5,9 +5,12 @@ drifts is as unfair to one as to the other; then the paced run; then a look at w
 """
 
 import argparse
+import asyncio
 import os
 import platform
+import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from secrets import token_hex
@@ -62,17 +65,24 @@ def main(args: argparse.Namespace) -> int:
     console = Console()
     plan = msgspec.convert({name: getattr(args, name) for name in Plan.__struct_fields__}, Plan)
     try:
-        report = uvloop.run(_bench(console, plan, args))
+        report = uvloop.run(_until_stopped(_bench(console, plan, args)))
     except (BrokerError, Stuck, ChildFailed) as error:
         console.print(f"{type(error).__name__}: {error}", style="red")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped", style="yellow")
         return 130
     show(report, console)
     if args.json is not None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     return 0 if not any(run.missing for run in report.flat_out) else 1
+
+
+async def _until_stopped(bench: Coroutine[None, None, Report]) -> Report:
+    """Let SIGTERM end the benchmark as Ctrl-C does: what was started is stopped on the way out."""
+    task = asyncio.ensure_future(bench)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 async def _bench(console: Console, plan: Plan, args: argparse.Namespace) -> Report:

@@ -83,7 +83,7 @@ class Scraper:
         """Set the status; the record of a message may be some milliseconds behind its delivery."""
         for last in range(TRIES):
             try:
-                await self._client.set_status(message_id, "processed", result=result)
+                await self._client.processed(message_id, result)
             except BrokerError:
                 if last == TRIES - 1:
                     raise
