@@ -21,7 +21,7 @@ from broker.streams.clock import ServerClock
 from broker.streams.connection import open_connection
 from broker.streams.deployment import agree_on_shards
 from broker.telemetry import logs
-from broker.telemetry.exporter import PortTaken, serving_metrics
+from broker.telemetry.exporter import serving_metrics
 from schema.errors import BrokerError, StreamsUnavailable
 
 GC_THRESHOLD: Final = 50_000
@@ -46,15 +46,13 @@ def run_role(role: str, settings: Settings, work: Role) -> int:
     """Run a role until it is told to stop; return the exit code."""
     name = settings.process_name or f"{role}-{socket.gethostname()}-{os.getpid()}"
     logs.configure(level=settings.log_level, format=settings.log_format, process=name)
+    code = 0
     try:
         uvloop.run(_run(name, settings, work))
-    except* PortTaken as group:
-        logs.error("process.failed", reason=str(group.exceptions[0]))
-        return EXIT_FAILED
     except* BrokerError as group:
         logs.error("process.failed", error=group.exceptions[0])
-        return EXIT_FAILED
-    return 0
+        code = EXIT_FAILED
+    return code
 
 
 async def _run(name: str, settings: Settings, work: Role) -> None:

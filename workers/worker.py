@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
@@ -47,7 +48,7 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         silent_after_ms=settings.silent_after_ms,
     )
     publisher = Publisher(settings.redis_url, shards=settings.shards, name=process.name)
-    client = PushClient(policy=AddressPolicy(allow=settings.endpoint_allow_cidrs))
+    client = PushClient(policy=AddressPolicy(str(network) for network in settings.endpoint_allow_cidrs))
     replies = Replies(publisher)
     house = House(
         redis_url=settings.redis_url,
@@ -68,7 +69,7 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         await client.aclose()
         await publisher.close()
         await link.close()
-        await pool.close()
+        await pool.aclose()
 
 
 async def _until_stopped(process: Process, house: House, link: Link, trades: Sequence[str]) -> None:
@@ -94,9 +95,7 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
             lease_ms=settings.lease_ms,
             tenant=tenant,
             # The same shards for both trades, so that what is routed here can be posted from memory here.
-            prefer=lambda trade=trade: [
-                s for t, other in tenancies.items() if t != trade for s in other.shards
-            ],
+            prefer=partial(_held_by_others, tenancies, trade),
         )
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(shard.run()) for shard in shards]
@@ -105,6 +104,10 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
         await asyncio.wait(holding)
         for task in background:
             task.cancel()
+
+
+def _held_by_others(tenancies: dict[str, Tenancy], trade: str) -> list[int]:
+    return [shard for name, other in tenancies.items() if name != trade for shard in other.shards]
 
 
 class _Tenant:

@@ -14,7 +14,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
@@ -117,8 +117,8 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # cast: uvloop's transports have the interface but not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         self._watch = self._loop.call_later(1.0, self._check_silence)
 
     def data_received(self, data: bytes) -> None:
