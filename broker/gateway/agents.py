@@ -1,0 +1,193 @@
+"""Agents: register, show, list, heartbeat."""
+
+from datetime import datetime
+from secrets import token_bytes
+from typing import Any, Final
+
+from msgspec import Struct
+
+from broker.core import keys
+from broker.gateway.access import authorize
+from broker.gateway.call import AGENT_SCOPES, Call, NoQuery, Reply, Scope
+from broker.gateway.paging import LIMIT_DEFAULT, page_headers
+from broker.gateway.reading import Faults
+from broker.gateway.registration import agent_of
+from broker.gateway.services import Services
+from broker.store import agents as stored_agents
+from broker.store.agents import AgentFilter
+from broker.store.keys import StoredKey
+from broker.transport.endpoint import parse_endpoint
+from broker.transport.signature import new_secret
+from schema import limits
+from schema.agent import Agent, AgentStatus, AgentView, RegisteredAgent, RegisterRequest
+from schema.errors import NotFound, Unavailable
+from schema.http import HeartbeatReply
+from schema.ids import new_id
+from schema.times import from_ms
+
+STORED_LATE_MS: Final = 15_000
+"""How far heartbeats in Postgres may be behind: a list asks it for a little more, then looks closely."""
+_STATUSES: Final = tuple(status.value for status in AgentStatus)
+
+
+class ListAgents(Struct):
+    """Query of `GET /api/agents`."""
+
+    status: str | None = None
+    type: str | None = None
+    capability: tuple[str, ...] = ()
+    online: bool | None = None
+    limit: int = LIMIT_DEFAULT
+    cursor: str | None = None
+
+
+def check_list(query: ListAgents, faults: Faults) -> None:
+    """Note everything wrong with the query of a list of agents."""
+    if query.status is not None and query.status not in _STATUSES:
+        faults.add("status", f"must be one of {', '.join(_STATUSES)}")
+    if query.limit < 1:
+        faults.add("limit", f"must be 1 to {limits.PAGE_ROWS_MAX}")
+    if len(query.capability) > limits.REQUIREMENTS_MAX:
+        faults.add("capability", f"at most {limits.REQUIREMENTS_MAX}")
+
+
+async def register(call: Call[RegisterRequest, NoQuery]) -> Reply:
+    """Register an agent. The reply holds, this once, its API key and the secret its pushes are signed with.
+    Without an endpoint the agent pulls."""
+    services, request = call.services, call.body
+    if request.endpoint is not None:
+        parse_endpoint(request.endpoint, services.policy)
+    now_ms = services.now_ms()
+    agent = agent_of(
+        request, agent_id=new_id(), signing_secret=request.signing_secret or new_secret(), now_ms=now_ms
+    )
+    minted = keys.mint(token_bytes(keys.KEY_ID_BYTES), token_bytes(keys.SECRET_BYTES))
+    key = StoredKey(
+        id=minted.id,
+        agent_id=agent.id,
+        scopes=tuple(sorted(scope.value for scope in AGENT_SCOPES)),
+        hash=services.keyring.digest(minted.text),
+        prefix=minted.prefix,
+        created_ms=now_ms,
+    )
+    agent = await stored_agents.register(services.pool, agent, key)
+    await _announce(services, agent.id)
+    view = _view(agent, services.settings.presence_online_ms, now_ms)
+    body = RegisteredAgent(**_fields(view), api_key=minted.text, signing_secret=agent.signing_secret)
+    return Reply(status=201, body=body, headers=(("Location", f"/api/agents/{agent.id}"),))
+
+
+async def show(call: Call[None, NoQuery]) -> Reply:
+    """Show an agent."""
+    agent = await _existing(call)
+    return Reply(body=(await _views(call.services, [agent]))[0])
+
+
+async def list_(call: Call[None, ListAgents]) -> Reply:
+    """List agents, those that match all that is asked for. A page may hold fewer than `limit`; there is a
+    next one as long as `X-Next-Cursor` (and `Link`) say so."""
+    services, query = call.services, call.query
+    heard_since_ms = services.now_ms() - services.settings.presence_online_ms - STORED_LATE_MS
+    page = await stored_agents.list_page(
+        services.pool,
+        AgentFilter(
+            status=None if query.status is None else AgentStatus(query.status),
+            type=query.type,
+            capabilities=query.capability,
+            heard_since_ms=heard_since_ms if query.online else None,
+            limit=min(query.limit, limits.PAGE_ROWS_MAX),
+            cursor=query.cursor,
+        ),
+    )
+    headers = page_headers("/api/agents", _parameters(query), page.cursor)
+    views = await _views(services, page.items)
+    shown = [view for view in views if query.online is None or view.is_online is query.online]
+    return Reply(body=shown, headers=headers)
+
+
+async def heartbeat(call: Call[None, NoQuery]) -> Reply:
+    """Say that the agent is there: it shows as online for 60 s, and routing by capability considers it."""
+    services = call.services
+    agent_id = await services.agents.find_or_trust(call.path["agent_id"])
+    if agent_id is None:
+        raise NotFound("no such agent")
+    authorize(call.principal, Scope.HEARTBEAT, agent_id)
+    before = (await services.presence.last([agent_id])).get(agent_id, 0)
+    at_ms = await services.presence.heartbeat(agent_id)
+    if at_ms - before > services.settings.presence_online_ms:
+        await _came_online(services, agent_id, at_ms)
+    return Reply(body=HeartbeatReply(agent_id=agent_id, heartbeat_at=from_ms(at_ms), is_online=True))
+
+
+async def _came_online(services: Services, agent_id: str, at_ms: int) -> None:
+    """Write the first heartbeat after a silence through to Postgres, so that lists of who is online show the
+    agent at once; the keeper writes the others, many at a time."""
+    try:
+        await stored_agents.save_heartbeats(services.pool, {agent_id: at_ms})
+    except Unavailable:
+        return  # the keeper will
+
+
+async def _announce(services: Services, agent_id: str) -> None:
+    """Tell the routers. The agent is registered already, so a failure here must not look like one of that."""
+    try:
+        await services.registry.announce(agent_id)
+    except Unavailable:
+        return  # routers that cannot reach Redis either reload all agents when they can
+
+
+async def _existing(call: Call[Any, Any]) -> Agent:  # any body, any query
+    reference = call.path["agent_id"]
+    agent_id = await call.services.agents.find(reference)
+    agent = await stored_agents.get(call.services.pool, agent_id) if agent_id is not None else None
+    if agent is None:
+        raise NotFound("no such agent")
+    return agent
+
+
+async def _views(services: Services, agents: list[Agent]) -> list[AgentView]:
+    """Return agents as shown, with the freshest heartbeat there is: Redis has it first."""
+    try:
+        heard = await services.presence.last([agent.id for agent in agents])
+    except Unavailable:
+        heard = {}
+    now_ms, online_ms = services.now_ms(), services.settings.presence_online_ms
+    return [_view(agent, online_ms, now_ms, heard.get(agent.id, 0)) for agent in agents]
+
+
+def _view(agent: Agent, online_ms: int, now_ms: int, heard_ms: int = 0) -> AgentView:
+    heartbeat_ms = max(agent.heartbeat_ms, heard_ms)
+    return AgentView(
+        id=agent.id,
+        name=agent.name,
+        type=agent.type,
+        endpoint=agent.endpoint,
+        capabilities=list(agent.capabilities),
+        status=agent.status.value,
+        max_concurrent_jobs=agent.max_concurrent_jobs,
+        is_online=now_ms - heartbeat_ms < online_ms,
+        heartbeat_at=_moment(heartbeat_ms),
+        created_at=from_ms(agent.created_ms),
+        updated_at=from_ms(agent.updated_ms),
+        accepts=None if agent.accepts is None else list(agent.accepts),
+        allow_from=None if agent.allow_from is None else list(agent.allow_from),
+        ordered=agent.ordered,
+        retry_schedule=agent.retry_schedule.value,
+    )
+
+
+def _moment(at_ms: int) -> datetime | None:
+    return from_ms(at_ms) if at_ms > 0 else None
+
+
+def _fields(view: AgentView) -> dict[str, Any]:  # fields have as many types
+    return {name: getattr(view, name) for name in view.__struct_fields__}
+
+
+def _parameters(query: ListAgents) -> list[tuple[str, str]]:
+    given = [("status", query.status), ("type", query.type)]
+    given += [("capability", capability) for capability in query.capability]
+    if query.online is not None:
+        given.append(("online", "true" if query.online else "false"))
+    given.append(("limit", str(query.limit)))
+    return [(name, value) for name, value in given if value is not None]

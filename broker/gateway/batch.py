@@ -1,0 +1,84 @@
+"""Many messages in one request: each accepted or refused on its own, all published together.
+
+The body is an array, or NDJSON (one message a line). Results come in the order of the messages. Nothing waits
+for more than `accepted`: whoever sends hundreds at once reads back later.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from broker.gateway.access import acting_agent
+from broker.gateway.call import Call, Reply
+from broker.gateway.errors import error_body
+from broker.gateway.messages import accept
+from broker.gateway.reading import BodyReader
+from broker.gateway.sending import check_message
+from broker.telemetry import metrics
+from schema import limits
+from schema.errors import BrokerError, Malformed, Rejected, TooLarge
+from schema.http import BatchReply, BatchResult
+from schema.message import Envelope, SendRequest
+
+PUBLISHED: Final = metrics.PUBLISHED.child(door="batch")
+MESSAGES_PER_TURN: Final = 50
+"""After this many the loop turns once: a batch must not hold up the other requests (a message: ~20 us)."""
+
+
+class SendBatchQuery(msgspec.Struct):
+    """Query of `POST /api/messages/batch`."""
+
+    from_agent_id: str | None = None
+
+
+_reader: Final = BodyReader(SendRequest, check_message)
+_array: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
+    """Send up to 1,000 messages, as an array or as NDJSON. Each is accepted or refused on its own: `results`
+    holds, in the same order, the id or the error of each. The reply comes once those accepted are on disk."""
+    parts = _split(call.body)
+    results: list[BatchResult] = []
+    envelopes: list[Envelope] = []
+    for number, part in enumerate(parts):
+        if number % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
+            await asyncio.sleep(0)
+        try:
+            envelope = await _accepted(call, part)
+        except BrokerError as error:
+            results.append(BatchResult(error=error_body(error)))
+        else:
+            envelopes.append(envelope)
+            results.append(BatchResult(id=envelope.id))
+    if envelopes:
+        await call.services.publish(envelopes)
+        PUBLISHED.inc(len(envelopes))
+    return Reply(body=BatchReply(results=results, durability=call.services.durability))
+
+
+async def _accepted(call: Call[bytes, SendBatchQuery], part: bytes) -> Envelope:
+    if len(part) > limits.MESSAGE_BYTES_MAX:
+        raise TooLarge(f"a message of {len(part)} bytes; at most {limits.MESSAGE_BYTES_MAX}")
+    request = _reader.read(part)
+    sender = await acting_agent(call, request.from_agent_id, call.query.from_agent_id)
+    return await accept(call.services, request, sender)
+
+
+def _split(body: bytes) -> list[bytes]:
+    """Return the messages of a batch, each as its own JSON text. Raises: Malformed, Rejected."""
+    if body.lstrip()[:1] == b"[":
+        try:
+            parts = [bytes(part) for part in _array.decode(body)]
+        except msgspec.DecodeError as error:
+            raise Malformed(f"the body is not a JSON array: {error}") from None
+        except RecursionError:
+            raise Rejected(f"nested deeper than {limits.JSON_DEPTH_MAX}") from None
+    else:
+        parts = [line for line in body.splitlines() if line.strip()]
+    if not parts:
+        raise Malformed("the batch is empty; it must be an array of messages, or one message a line")
+    if len(parts) > limits.BATCH_MESSAGES_MAX:
+        raise Rejected(f"a batch of {len(parts)} messages; at most {limits.BATCH_MESSAGES_MAX}")
+    return parts

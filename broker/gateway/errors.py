@@ -1,0 +1,69 @@
+"""How errors look over HTTP: one body for all of them, the status and headers that belong to the class.
+
+Only errors the product raises on purpose say what happened. Anything else is `internal`, told apart in the
+log by its request id; its text never leaves the process.
+"""
+
+from typing import ClassVar, Final
+
+from schema.codec import encode
+from schema.errors import BrokerError, Malformed, Rejected, Unauthenticated, Unavailable
+from schema.http import ErrorBody, ErrorReply, FaultView
+
+CHALLENGE: Final = 'Bearer realm="agent-broker"'
+
+
+class NoSuchPath(Rejected):
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(Rejected):
+    """The path exists, not this method; `allowed` are those that do."""
+
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self, allowed: list[str]) -> None:
+        super().__init__(f"this path takes {', '.join(allowed)}")
+        self.allowed = allowed
+
+
+class BodyTimeout(Malformed):
+    """The body came too slowly."""
+
+    code = "request_timeout"
+    status: ClassVar[int] = 408
+
+
+class Internal(BrokerError):
+    code = "internal"
+    status = 500
+
+
+def error_body(error: BrokerError, request_id: str | None = None) -> ErrorBody:
+    """Return the error as the contract shows it."""
+    details = [FaultView(field=fault.field, message=fault.message) for fault in error.faults]
+    return ErrorBody(
+        code=error.code,
+        message=error.message,
+        field=error.field,
+        request_id=request_id,
+        details=details or None,
+    )
+
+
+def encode_error(error: BrokerError, request_id: str) -> bytes:
+    """Return the body of the reply to a failed request."""
+    return encode(ErrorReply(error=error_body(error, request_id)))
+
+
+def error_headers(error: BrokerError) -> dict[str, str]:
+    """Return the headers that belong to the error."""
+    if isinstance(error, Unavailable):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": CHALLENGE}
+    if isinstance(error, MethodNotAllowed):
+        return {"Allow": ", ".join(error.allowed)}
+    return {}

@@ -1,0 +1,98 @@
+"""Authentication: which principal a bearer key stands for.
+
+The operator's key is compared in constant time. An agent's key is checked by its checksum first, so that
+guesses cost no lookup, then against its row. Rows are cached: a hit counts for 30 s, which bounds how long a
+revoked key still works; while Postgres is away it counts for 10 minutes, so that publishing goes on. Misses
+are not cached: a key works as soon as it is stored.
+"""
+
+from typing import Final
+
+from broker.core import keys
+from broker.gateway.call import AGENT_SCOPES, OPERATOR, Principal, Scope
+from broker.store import keys as stored_keys
+from broker.store.keys import StoredKey
+from broker.store.pool import Pool
+from schema.errors import StoreUnavailable, Unauthenticated
+
+FRESH_MS: Final = 30_000
+STALE_MS: Final = 600_000
+KEYS_CACHED_MAX: Final = 20_000
+"""Beyond this the whole cache is dropped: the next calls look their keys up again."""
+
+
+class Keyring:
+    """Knows the operator's key, and the agents' keys as Postgres and the cache have them."""
+
+    def __init__(self, pool: Pool, *, operator_key: str, pepper: bytes) -> None:
+        self._pool = pool
+        self._operator_key = operator_key
+        self._pepper = pepper
+        self._cached: dict[str, tuple[StoredKey, Principal, int]] = {}
+
+    async def principal_of(self, authorization: str | None, *, now_ms: int) -> Principal:
+        """Return who the `Authorization` header stands for.
+
+        Raises: Unauthenticated; StoreUnavailable when an agent's key can neither be looked up nor remembered.
+        """
+        if authorization is None:
+            raise Unauthenticated("a key is needed: Authorization: Bearer <key>")
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated("the Authorization header must be: Bearer <key>")
+        if keys.same_text(key, self._operator_key):
+            return OPERATOR
+        return await self._agent(key, now_ms)
+
+    def forget(self, key_id: str) -> None:
+        """Look this key up again next time: it was changed here."""
+        self._cached.pop(key_id, None)
+
+    def digest(self, key: str) -> bytes:
+        """Return what to store for a key."""
+        return keys.digest(self._pepper, key)
+
+    async def _agent(self, key: str, now_ms: int) -> Principal:
+        key_id = keys.key_id_of(key)
+        found = await self._find(key_id, now_ms) if key_id is not None else None
+        if found is None:
+            raise Unauthenticated("this key is not known")
+        row, principal = found
+        if not keys.matches(self._pepper, key, row.hash):
+            raise Unauthenticated("this key is not known")
+        if _reached(row.revoked_ms, now_ms):
+            raise Unauthenticated("this key was revoked")
+        if _reached(row.expires_ms, now_ms):
+            raise Unauthenticated("this key has expired")
+        return principal
+
+    async def _find(self, key_id: str, now_ms: int) -> tuple[StoredKey, Principal] | None:
+        cached = self._cached.get(key_id)
+        if cached is not None and now_ms - cached[2] < FRESH_MS:
+            return cached[:2]
+        try:
+            row = await stored_keys.find(self._pool, key_id)
+        except StoreUnavailable:
+            if cached is not None and now_ms - cached[2] < STALE_MS:
+                return cached[:2]
+            raise
+        if row is None:
+            self.forget(key_id)
+            return None
+        if len(self._cached) >= KEYS_CACHED_MAX:
+            self._cached.clear()
+        principal = _principal(row)
+        self._cached[key_id] = (row, principal, now_ms)
+        return row, principal
+
+
+def _principal(row: StoredKey) -> Principal:
+    known = {scope.value: scope for scope in Scope}
+    scopes = frozenset(known[name] for name in row.scopes if name in known)
+    if row.agent_id is None:
+        return Principal(None, row.id, scopes)
+    return Principal(row.agent_id, row.id, scopes & AGENT_SCOPES)
+
+
+def _reached(moment_ms: int | None, now_ms: int) -> bool:
+    return moment_ms is not None and moment_ms <= now_ms

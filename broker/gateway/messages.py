@@ -1,0 +1,246 @@
+"""Messages: send, show, list, attempts, route. (`batch` and `status` have modules of their own.)"""
+
+import time
+from typing import Final, Literal
+
+from msgspec import UNSET, Raw, Struct
+
+from broker.gateway.access import acting_agent, require_visible
+from broker.gateway.call import Call, NoQuery, Reply
+from broker.gateway.paging import LIMIT_DEFAULT, page_headers
+from broker.gateway.reading import Faults
+from broker.gateway.sending import Origin, check_not_too_far, envelope_of
+from broker.gateway.services import Services
+from broker.gateway.waiting import Rung, wait_for_row
+from broker.store import attempts as stored_attempts
+from broker.store import messages as stored_messages
+from broker.store.messages import MessageFilter
+from broker.telemetry import metrics
+from schema import limits
+from schema.errors import AgentMismatch, Conflict, NotFound, StoreUnavailable
+from schema.http import RouteView
+from schema.ids import is_id, made_ms, new_id
+from schema.message import Envelope, MessageView, SendRequest, Status
+from schema.times import from_ms
+
+PUBLISHED: Final = metrics.PUBLISHED.child(door="http")
+_STATUSES: Final = tuple(status.value for status in Status)
+_RUNGS: Final = {rung.name.lower(): rung for rung in Rung}
+_LIST_FIELDS: Final = ("to_agent_id", "from_agent_id", "conversation_id", "status", "message_type")
+
+
+class SendQuery(Struct):
+    """Query of `POST /api/messages`."""
+
+    wait: Literal["accepted", "recorded", "delivered", "processed"] = "recorded"
+    timeout_ms: int = limits.WAIT_MS_DEFAULT
+    from_agent_id: str | None = None
+
+
+class ListMessages(Struct):
+    """Query of `GET /api/messages`."""
+
+    to_agent_id: str | None = None
+    from_agent_id: str | None = None
+    conversation_id: str | None = None
+    status: str | None = None
+    message_type: str | None = None
+    limit: int = LIMIT_DEFAULT
+    cursor: str | None = None
+
+
+def check_list(query: ListMessages, faults: Faults) -> None:
+    """Note everything wrong with the query of a list of messages."""
+    if query.status is not None and query.status not in _STATUSES:
+        faults.add("status", f"must be one of {', '.join(_STATUSES)}")
+    if query.limit < 1:
+        faults.add("limit", f"must be 1 to {limits.PAGE_ROWS_MAX}")
+
+
+def check_wait(query: SendQuery, faults: Faults) -> None:
+    """Note everything wrong with how long a sender wants to wait."""
+    if not 0 <= query.timeout_ms <= limits.WAIT_MS_MAX:
+        faults.add("timeout_ms", f"must be 0 to {limits.WAIT_MS_MAX}")
+
+
+async def send(call: Call[SendRequest, SendQuery]) -> Reply:
+    """Send a message to a named agent, or to whichever is capable of its `requirements`.
+
+    201 tells how far it got: `wait` says which rung to wait for (`recorded` unless told otherwise), for
+    `timeout_ms` at most; running out of time is no error. With `wait=accepted` the reply is 202, as soon as
+    the message is on disk. A message sent again under its own `id` is sent once.
+    """
+    services, query = call.services, call.query
+    sender = await acting_agent(call, call.body.from_agent_id, query.from_agent_id)
+    if (earlier := await _sent_before(services, call.body, sender)) is not None:
+        return _reply(services, earlier, 201)
+    envelope = await accept(services, call.body, sender)
+    wanted = _RUNGS[query.wait]
+    if wanted is Rung.ACCEPTED:
+        await services.publish([envelope])
+        PUBLISHED.inc()
+        return _reply(services, _pending_view(envelope), 202)
+    with services.waiters.expect(envelope.id, wanted) as waiter:
+        await services.publish([envelope], waiter=services.gateway_id)
+        PUBLISHED.inc()
+        row = await wait_for_row(services.pool, waiter, timeout_ms=query.timeout_ms, clock=time.monotonic)
+    if row is None:
+        row = _pending_view(envelope, waiter.reached)
+    elif row.from_agent_id != envelope.from_agent_id:
+        raise Conflict("another message has this id", field="id")
+    return _reply(services, row, 201)
+
+
+async def accept(services: Services, request: SendRequest, sender: str | None) -> Envelope:
+    """Return the message as it will be published.
+
+    Raises: UnknownRecipient; Rejected; StoreUnavailable when the recipient's name cannot be looked up.
+    """
+    now = from_ms(services.now_ms())
+    faults = Faults()
+    check_not_too_far(request, now, faults)
+    faults.raise_if_any()
+    recipient = None
+    if request.to_agent_id is not None:
+        recipient = await services.agents.recipient(request.to_agent_id)
+    message_id = request.id.lower() if request.id is not None else new_id()
+    origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
+    if request.reply_to is not None:
+        await _inherit(services, origin, request.reply_to.lower())
+    return envelope_of(request, origin)
+
+
+async def show(call: Call[None, NoQuery]) -> Reply:
+    """Show a message, to its sender, its recipient or an operator."""
+    return Reply(body=await _visible(call))
+
+
+async def list_(call: Call[None, ListMessages]) -> Reply:
+    """List messages, ordered by priority and age. An agent's own key sees what it sent or got; without
+    `from_agent_id` and `to_agent_id` that means what it got."""
+    services, query = call.services, call.query
+    sender = await _listed(services, query.from_agent_id)
+    recipient = await _listed(services, query.to_agent_id)
+    own = call.principal.agent_id
+    if own is not None and own not in (sender, recipient):
+        if (sender, recipient) != (None, None):
+            raise AgentMismatch("this key belongs to another agent")
+        recipient = own
+    page = await stored_messages.list_page(
+        services.pool,
+        MessageFilter(
+            to_agent_id=recipient,
+            from_agent_id=sender,
+            conversation_id=query.conversation_id,
+            status=None if query.status is None else Status(query.status),
+            message_type=query.message_type,
+            limit=min(query.limit, limits.PAGE_ROWS_MAX),
+            cursor=query.cursor,
+        ),
+    )
+    given = [(name, value) for name in _LIST_FIELDS if (value := getattr(query, name)) is not None]
+    headers = page_headers("/api/messages", [*given, ("limit", str(query.limit))], page.cursor)
+    return Reply(body=page.items, headers=headers)
+
+
+async def attempts(call: Call[None, NoQuery]) -> Reply:
+    """List every attempt to deliver a message, in order."""
+    message = await _visible(call)
+    return Reply(body=await stored_attempts.of_message(call.services.pool, message.id))
+
+
+async def route(call: Call[None, NoQuery]) -> Reply:
+    """Show why a message went to its agent: the candidates, what dropped each, the scores. `route` is null
+    when its sender named the recipient."""
+    message = await _visible(call)
+    explained = await stored_messages.route_of(call.services.pool, message.id)
+    return Reply(
+        body=RouteView(
+            message_id=message.id,
+            to_agent_id=message.to_agent_id,
+            status=message.status,
+            status_reason=message.status_reason,
+            route=Raw(explained if explained is not None else b"null"),
+        )
+    )
+
+
+async def _visible(call: Call[None, NoQuery]) -> MessageView:
+    message_id = call.path["message_id"].lower()
+    row = await stored_messages.get(call.services.pool, message_id) if is_id(message_id) else None
+    return require_visible(call.principal, row)
+
+
+async def _listed(services: Services, reference: str | None) -> str | None:
+    """Return the id behind a filter. Raises: NotFound for an agent that does not exist."""
+    if reference is None:
+        return None
+    found = await services.agents.find(reference)
+    if found is None:
+        raise NotFound(f"no agent is known as {reference[:80]!r}")
+    return found
+
+
+async def _sent_before(services: Services, request: SendRequest, sender: str | None) -> MessageView | None:
+    """Return the message already sent under this id, where the streams may have forgotten it.
+
+    An id made a moment ago cannot be older than the deduplication window, so it costs no query.
+    """
+    if request.id is None:
+        return None
+    message_id = request.id.lower()
+    age_ms = services.now_ms() - (made_ms(message_id) or 0)
+    if 0 <= age_ms < services.settings.dedup_window_ms // 2:
+        return None
+    try:
+        row = await stored_messages.get(services.pool, message_id)
+    except StoreUnavailable:
+        return None  # publishing goes on; within the window the streams deduplicate
+    if row is not None and row.from_agent_id != sender:
+        raise Conflict("another message has this id", field="id")
+    return row
+
+
+async def _inherit(services: Services, origin: Origin, reply_to: str) -> None:
+    """Take root and hop from the message answered; one that is not recorded (yet) counts as a root itself."""
+    origin.root_id, origin.hop = reply_to, 1
+    try:
+        answered = await stored_messages.get(services.pool, reply_to)
+    except StoreUnavailable:
+        return
+    if answered is not None:
+        origin.root_id, origin.hop = answered.root_id or answered.id, answered.hop + 1
+
+
+def _reply(services: Services, message: MessageView, status: int) -> Reply:
+    if services.durability is not None:
+        message.durability = services.durability
+    return Reply(status=status, body=message, headers=(("Location", f"/api/messages/{message.id}"),))
+
+
+def _pending_view(envelope: Envelope, reached: Rung = Rung.ACCEPTED) -> MessageView:
+    """Return the message as far as this gateway knows it without a row."""
+    assert envelope.created_at is not None
+    delivered = reached is Rung.DELIVERED
+    return MessageView(
+        id=envelope.id,
+        from_agent_id=envelope.from_agent_id,
+        to_agent_id=envelope.to_agent_id,
+        conversation_id=envelope.conversation_id,
+        message_type=envelope.message_type,
+        priority=envelope.priority,
+        content=envelope.content,
+        metadata=envelope.metadata,
+        status=(Status.DELIVERED if delivered else Status.PENDING).value,
+        retry_count=0,
+        expires_at=envelope.expires_at,
+        created_at=envelope.created_at,
+        delivered_at=None,
+        processed_at=None,
+        result=None,
+        status_reason=None,
+        reply_to=envelope.reply_to,
+        root_id=envelope.root_id,
+        hop=envelope.hop,
+        deliver_at=None if envelope.deliver_at is UNSET else envelope.deliver_at,
+    )

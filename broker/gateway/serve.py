@@ -1,0 +1,185 @@
+"""The gateway as a process: what it opens, in which order it stops, and how it is told to.
+
+On SIGTERM or SIGINT readiness turns false, nobody waits for a rung any longer, no connection is accepted,
+what is in flight is answered, and only then are the stores closed. A gateway starts while its stores are
+away: it answers /healthz, says on /readyz what is missing, and serves as soon as they are there.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import uvicorn
+import uvloop
+from msgspec import Struct
+
+from broker.core.addresses import AddressPolicy
+from broker.gateway import openapi
+from broker.gateway.app import make_app
+from broker.gateway.operations import OPERATIONS
+from broker.gateway.services import Services
+from broker.settings import Settings
+from broker.store.pool import open_pool
+from broker.streams.deployment import agree_on_shards
+from broker.telemetry import logs, metrics
+from broker.telemetry.exporter import serving_metrics
+from schema.codec import encode
+from schema.errors import BrokerError, Conflict, Unavailable
+from schema.ids import new_id
+
+POOL_CONNECTIONS: Final = 8
+KEEP_ALIVE_S: Final = 75
+"""Longer than the 60 s most load balancers keep idle connections: they must not send into a closed one."""
+BACKLOG: Final = 2_048
+JOIN_AGAIN_S: Final = 0.5
+GRACE_S: Final = 2.0
+"""Beyond the drain time-out, for closing what it cut off."""
+
+
+class Running(Struct):
+    """A gateway that listens."""
+
+    host: str
+    port: int
+    services: Services
+    stop: asyncio.Event
+    """Set it to stop; it is also set when the gateway cannot go on."""
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def main(settings: Settings) -> int:
+    """Serve until told to stop; return the exit code."""
+    process = settings.process_name or f"gateway-{socket.gethostname()}-{os.getpid()}"
+    logs.configure(level=settings.log_level, format=settings.log_format, process=process)
+    exit_code = 0
+    try:
+        uvloop.run(_serve(settings))
+    except* BrokerError as failures:
+        logs.error("gateway.ended", reason="; ".join(str(failure) for failure in failures.exceptions))
+        exit_code = 1
+    return exit_code
+
+
+async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        serving_metrics(settings.metrics_host, settings.metrics_port) as metrics_port,
+        running(settings) as gateway,
+    ):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, gateway.stop.set)
+        logs.event("gateway.started", url=gateway.url, metrics_port=metrics_port)
+        await gateway.stop.wait()
+    logs.event("gateway.stopped")
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """Run a gateway while the context is open; leaving it drains.
+
+    Raises: Conflict when the deployment has another number of shards; Unavailable when it cannot listen.
+    """
+    listener = _listener(settings.host, settings.port)
+    pool = await open_pool(
+        settings.database_url, size=POOL_CONNECTIONS, application_name="agent-broker gateway"
+    )
+    policy = AddressPolicy([str(network) for network in settings.endpoint_allow_cidrs])
+    contract = encode(openapi.document(OPERATIONS, version=metrics.installed_version()))
+    services = Services(settings, pool, gateway_id=new_id(), policy=policy, contract=contract)
+    metrics.WAITERS.child().read = lambda: len(services.waiters)
+    server = _server(services)
+    host, port = listener.getsockname()[:2]
+    gateway = Running(host=host, port=port, services=services, stop=asyncio.Event())
+    try:
+        async with asyncio.TaskGroup() as background:
+            serving = background.create_task(server.serve(sockets=[listener]))
+            others = [
+                background.create_task(services.receipts.run()),
+                background.create_task(services.signs_of_life.run()),
+                background.create_task(_join(services)),
+            ]
+            try:
+                yield gateway
+            finally:
+                await _drain(server, services, serving)
+                for other in others:
+                    other.cancel()
+    finally:
+        await services.signs_of_life.write_down()
+        await services.close()
+        await pool.aclose()
+
+
+async def _drain(server: uvicorn.Server, services: Services, serving: "asyncio.Task[None]") -> None:
+    """Stop accepting, answer what is in flight, end."""
+    services.draining = True
+    services.waiters.release_all()
+    server.should_exit = True
+    # The server bounds its own drain; this is for a server that does not.
+    await asyncio.wait((serving,), timeout=services.settings.drain_timeout_ms / 1000 + GRACE_S)
+
+
+async def _join(services: Services) -> None:
+    """Agree with the deployment on the number of shards, as soon as Redis can be asked. Raises: Conflict."""
+    while not services.joined:
+        try:
+            await agree_on_shards(await services.link.get(), services.settings.shards)
+            services.joined = True
+        except Conflict:
+            raise
+        except Unavailable as error:
+            logs.warning("gateway.waiting_for_redis", reason=error.message)
+            await asyncio.sleep(JOIN_AGAIN_S)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises: Unavailable, saying where it cannot listen."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs the loop: several things drain here, in an order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(services: Services) -> uvicorn.Server:
+    config = uvicorn.Config(
+        make_app(services, OPERATIONS),
+        interface="asgi3",
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, services.settings.drain_timeout_ms // 1000),
+    )
+    return _Server(config)

@@ -1,0 +1,79 @@
+"""Everything the handlers of one gateway process share: stores, streams, caches, waiters."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from broker.core.addresses import AddressPolicy
+from broker.gateway.agent_names import AgentNames
+from broker.gateway.keyring import Keyring
+from broker.gateway.signs_of_life import SignsOfLife
+from broker.gateway.waiting import Waiters
+from broker.settings import Settings
+from broker.store.pool import Pool
+from broker.streams.ingress import Publisher
+from broker.streams.link import Link
+from broker.streams.mailbox import Mailboxes
+from broker.streams.notifications import Receipts
+from broker.streams.presence import Presence
+from broker.streams.registry import Registry
+from schema.errors import StreamsUnavailable
+from schema.message import Envelope
+
+BUFFERED: Final = "buffered"
+
+
+def wall_ms() -> int:
+    """Return the host's clock in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Services:
+    """Made once by `serve`, closed by it. `contract`: the OpenAPI document. `draining`: about to end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        *,
+        gateway_id: str,
+        policy: AddressPolicy,
+        contract: bytes,
+        now_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.gateway_id = gateway_id
+        self.policy = policy
+        self.contract = contract
+        self.now_ms = now_ms
+        self.draining = False
+        self.joined = False
+        """Whether the deployment has as many shards as we; else a message could go where nobody looks."""
+        self.durability = BUFFERED if settings.durability == "everysec" else None
+        self.link = Link(settings.redis_url, name=f"gateway-{gateway_id}")
+        self.publisher = Publisher(settings.redis_url, shards=settings.shards, name=f"gateway-{gateway_id}")
+        self.presence = Presence(self.link, shards=settings.shards)
+        self.mailboxes = Mailboxes(self.link, shards=settings.shards)
+        self.registry = Registry(self.link)
+        self.waiters = Waiters()
+        self.receipts = Receipts(
+            settings.redis_url, gateway_id=gateway_id, on_receipts=self.waiters.on_receipts
+        )
+        self.agents = AgentNames(pool)
+        self.keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
+        self.signs_of_life = SignsOfLife(self.presence)
+
+    async def publish(self, envelopes: Sequence[Envelope], *, waiter: str | None = None) -> None:
+        """Publish; return when all are on disk. Raises: StreamsUnavailable, StreamsFull."""
+        if not self.joined:
+            raise StreamsUnavailable("the streams have not been reached yet")
+        if len(envelopes) == 1:
+            await self.publisher.publish(envelopes[0], waiter=waiter)
+        else:
+            await self.publisher.publish_many(envelopes, waiter=waiter)
+
+    async def close(self) -> None:
+        """Close the connections to Redis; the pool belongs to whoever opened it."""
+        await self.publisher.close()
+        await self.link.close()

@@ -1,0 +1,36 @@
+"""A real gateway, and the operator's client to it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from gateway_rig import Register, calling, held, settings_for, until_ready
+
+from broker.gateway.serve import Running
+
+
+@pytest.fixture
+async def gateway(streams_url: str, database_url: str) -> AsyncIterator[Running]:
+    async with held(settings_for(streams_url, database_url)) as one:
+        await until_ready(one)
+        yield one
+
+
+@pytest.fixture
+async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """The operator's client."""
+    async with calling(gateway) as client:
+        yield client
+
+
+@pytest.fixture
+def register(http: httpx.AsyncClient) -> Register:
+    """Return a coroutine function that registers an agent and returns the reply's body."""
+
+    async def make(name: str, **more: Any) -> Any:
+        reply = await http.post("/api/agents", json={"name": name, **more})
+        assert reply.status_code == 201, reply.text
+        return reply.json()
+
+    return make

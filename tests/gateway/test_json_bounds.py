@@ -1,0 +1,75 @@
+"""What JSON text the gateway refuses before it can poison anything behind it."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.gateway.json_bounds import check_json
+from schema.errors import Malformed, Rejected
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(_JSON)
+def test_ordinary_json_passes(value: object) -> None:
+    raw = msgspec.json.encode({"content": value})
+    if b"\\u0000" not in raw:
+        check_json(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":' + b"[" * 31 + b"]" * 31 + b"}",
+        b"[" + b'{"a":[]},' * 1_999 + b"1]",
+        b'{"a": "' + b"[{:" * 10_000 + b'"}',
+        rb'{"a": "\\u0000 \\ud800"}',
+        rb'{"a": "\ud83d\ude00\ud83d\ude00"}',
+        b'{"a": 1e308, "b": 1e-300, "c": "1e99999"}',
+        '{"a": "é😀"}'.encode(),
+    ],
+    ids=range(7),
+)
+def test_what_only_looks_bad_passes(raw: bytes) -> None:
+    check_json(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", "deeper than 32"),
+        (b'{"a":' + b"[" * 120_000 + b"]" * 120_000 + b"}", "deeper than 32"),
+        (b"{" + b",".join(b'"%d":1' % n for n in range(2_001)) + b"}", "more than 2000 keys"),
+        (rb'{"a": "x\u0000"}', "NUL"),
+        (rb'{"\u0000": 1}', "NUL"),
+        (rb'{"a": "\\\u0000"}', "NUL"),
+        (rb'{"a": "\ud800"}', "surrogate"),
+        (rb'{"a": "\ude00"}', "surrogate"),
+        (rb'{"a": "\ud83d\u0041"}', "surrogate"),
+        (rb'{"a": "\ud83d \ude00"}', "surrogate"),
+        (rb'{"a": "\ud83d\ude00\ude00"}', "surrogate"),
+        (rb'{"a": "\uD83D\uD83D\uDE00"}', "surrogate"),
+        (b'{"a": 1e999}', "out of range"),
+        (b'{"a": -1E+400}', "out of range"),
+        (b'{"a": 1e-20000}', "out of range"),
+        (b'{"a": ' + b"1" * 5_000 + b"}", "out of range"),
+        (b'{"a": 0.' + b"1" * 5_000 + b"}", "out of range"),
+    ],
+)
+def test_what_nobody_can_store_is_refused(raw: bytes, says: str) -> None:
+    with pytest.raises(Rejected, match=says):
+        check_json(raw)
+
+
+def test_bytes_that_are_not_utf8_are_malformed() -> None:
+    with pytest.raises(Malformed, match="UTF-8"):
+        check_json(b'{"a": "\xff"}')
