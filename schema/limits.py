@@ -55,6 +55,8 @@ LEDGER_READ_ENTRIES_MAX: Final = 256
 """Ledger entries per read; an entry carries up to SETTLE_BATCH_MAX events."""
 RECORD_EVENTS_MAX: Final = 1_000
 """Events per Postgres transaction: beyond this a transaction only holds its locks for longer."""
+RECORD_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Ledger bytes the recorder aims to hold per shard; one entry of large messages may exceed it."""
 REGISTRY_ENTRIES_MAX: Final = 100_000
 """The registry stream is a hint and capped; a reader that fell behind reloads from Postgres."""
 DOORBELL_ENTRIES_MAX: Final = 10_000
