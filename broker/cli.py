@@ -1,6 +1,8 @@
 """`agent-broker <command>`: reads arguments and settings, then hands over to the role.
 
-Roles are imported only when asked for, so that every command starts fast. Exit codes: 0 stopped as asked, 1 failed, 2 wrong arguments or settings, 3 the data directory is in use.
+Roles are imported only when asked for, so that every command starts fast.
+
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong arguments or settings, 3 the data directory is in use.
 """
 
 import argparse

@@ -16,15 +16,14 @@ FILE: Final = "running.json"
 
 
 class Running(msgspec.Struct, kw_only=True, frozen=True):
-    """Where everything is. The `_url`s of the stores work from any process of the same user; the `_tcp_url`s
-    from any process of this machine (and are the same where the stores are not `up`'s own)."""
+    """Where everything is. `database_url` is for processes of the same user (a unix socket, where PostgreSQL
+    is `up`'s own), `database_tcp_url` for any process of this machine."""
 
     pid: int
     api_url: str
     metrics_url: str
     api_key: str
     redis_url: str
-    redis_tcp_url: str
     database_url: str
     database_tcp_url: str
     server_pids: dict[str, int]

@@ -38,10 +38,6 @@ class Stores:
 
     @property
     def redis_url(self) -> str:
-        return self._valkey.unix_url if self._valkey else self._settings.redis_url
-
-    @property
-    def redis_tcp_url(self) -> str:
         return self._valkey.url if self._valkey else self._settings.redis_url
 
     @property

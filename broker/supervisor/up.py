@@ -141,7 +141,7 @@ class Up:
         )
         seconds = time.monotonic() - self._started
         sys.stdout.write(
-            f"Streams  {running.redis_tcp_url}\nRecord   {running.database_tcp_url}\n{allowed}"
+            f"Streams  {running.redis_url}\nRecord   {running.database_tcp_url}\n{allowed}"
             f"Ready after {seconds:.1f} s: {running.api_url} (docs {running.api_url}/docs, "
             f"metrics {running.metrics_url}), {key}\n"
         )
@@ -155,7 +155,6 @@ class Up:
             metrics_url=f"http://{_in_url(_reachable(settings.metrics_host))}:{metrics_port}/metrics",
             api_key=key,
             redis_url=stores.redis_url,
-            redis_tcp_url=stores.redis_tcp_url,
             database_url=stores.database_url,
             database_tcp_url=stores.database_tcp_url,
             server_pids=stores.pids,
