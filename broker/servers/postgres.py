@@ -235,12 +235,13 @@ class EmbeddedPostgres:
             return
         if runs_with(pid, str(self._data)):
             stop_leftover(pid, str(self._data), _FAST)
-            return
-        # The pid may belong to a stranger by now, at which PostgreSQL would refuse to start. Its own check
-        # passes over the pid of its parent, and still looks for processes that use the old shared memory:
-        # removing the file would lose that.
-        first, _, rest = self._pid_file.read_text().partition("\n")
-        if first != str(os.getpid()):
+        if self._process is not None:
+            self._process.exit_code()
+        # A server that was killed leaves the file, and its pid may be a zombie's or a stranger's by now, at
+        # which PostgreSQL would refuse to start. Its own check passes over the pid of its parent, and still
+        # looks for processes that use the old shared memory: removing the file would lose that.
+        if self._pid_file.exists():
+            rest = self._pid_file.read_text().partition("\n")[2]
             self._write(account, self._pid_file, f"{os.getpid()}\n{rest}")
 
     @staticmethod

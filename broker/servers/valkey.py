@@ -194,6 +194,8 @@ class EmbeddedValkey:
         pid = read_pid(self._pid_file)
         if pid is not None and pid != os.getpid() and runs_with(pid, str(self._config)):
             stop_leftover(pid, str(self._config), _STOP)
+        if self._process is not None:
+            self._process.exit_code()
         self._pid_file.unlink(missing_ok=True)
 
 
