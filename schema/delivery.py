@@ -11,6 +11,9 @@ class AttemptStatus(Enum):
     FAILED = "failed"
     TIMEOUT = "timeout"
 
+    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
+    __hash__ = object.__hash__
+
 
 class Attempt(Struct, kw_only=True, gc=False, omit_defaults=True):
     """One attempt as it travels on the ledger. `number` counts from 1 within a `round`."""

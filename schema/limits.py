@@ -71,10 +71,10 @@ ROUTE_RESAMPLES_MAX: Final = 4
 ROUTE_SCAN_MAX: Final = 64
 """Candidates a scan looks at for one with room; then the message queues at the least loaded one seen."""
 ROUTE_EXCLUDED_MAX: Final = 32
-"""Candidates a re-routed message may already have tried: fewer than a scan, so a scan always finds another."""
+"""Candidates a re-routed message may already have tried: fewer than a scan, so it always finds another."""
 ROUTE_POOLS_MAX: Final = 10_000
 ROUTE_POOLS_MEMBERS_MAX: Final = 8_000_000
-"""Cached candidate lists, and members in all of them (4 bytes each). At either bound the cache starts anew."""
+"""Cached candidate lists, and members in all of them (4 bytes each). At either bound it starts anew."""
 EXPLAINED_CANDIDATES_MAX: Final = 20
 EXPLAINED_EXAMINED_MAX: Final = 1_000
 """Capable agents a dry run looks at one by one; filters before capacity are counted over all of them."""
@@ -95,6 +95,8 @@ RESPONSE_INTERIM_MAX: Final = 16
 """1xx responses before the final one; more is a failed attempt."""
 CONNECTIONS_OPEN_MAX: Final = 4_096
 """Open connections of one process. At it idle ones are closed, oldest first; then pushes wait their turn."""
+PUSHES_WAITING_MAX: Final = 4_096
+"""Pushes that wait for a connection; one more fails at once."""
 CONNECTION_AGE_MS_MAX: Final = 300_000
 """A connection under steady load is closed after this, so that its name is resolved and judged again."""
 CONNECTIONS_EVICTED_AT_ONCE: Final = 64

@@ -20,6 +20,9 @@ class Lane(Enum):
     NORMAL = "normal"
     LOW = "low"
 
+    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
+    __hash__ = object.__hash__
+
 
 LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.LOW)
 _LANE_OF: Final = (Lane.HIGH,) * 4 + (Lane.NORMAL,) * 4 + (Lane.LOW,) * 3
@@ -39,6 +42,9 @@ class Status(Enum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+
+    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
+    __hash__ = object.__hash__
 
 
 class Reason(Enum):

@@ -34,6 +34,7 @@ from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FL
 from schema.message import LANES, Lane, lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
+from workers.delivery.items import Mailbox
 from workers.placing import Placement, Placer, Signature, Way, deduplication_key, event_of
 
 BUFFERED_ENTRIES_MAX: Final = 256
@@ -59,9 +60,10 @@ class _Routed(Struct, gc=False):
     """A move under way, and what to do when Redis has made it."""
 
     placement: Placement
-    body: bytes
-    waiter: str
-    told: bool
+    body: bytes = b""
+    waiter: str = ""
+    told: bool = True
+    mailbox: Mailbox | None = None
 
 
 class Router:
@@ -259,7 +261,7 @@ class Router:
             owner=self.lease.value,
             window_ms=self._rules.window_ms,
             now_ms=now_ms,
-            on_reply=partial(self._moved, routed),
+            on_reply=partial(self._moved, routed, delivery),
         )
 
     def _key_of(self, placement: Placement, entry: IngressEntry) -> bytes:
@@ -280,7 +282,7 @@ class Router:
         envelope, way = placement.envelope, placement.way
         if way is Way.QUARANTINED:
             batch.moves.append(Move(b"", None, event=self._quarantined(placement, entry, now_ms)))
-            return _Routed(placement, b"", "", told=True)
+            return _Routed(placement)
         assert envelope is not None
         body = encode(envelope)
         waiter = entry.waiter
@@ -306,7 +308,7 @@ class Router:
             batch.moves.append(Move(key, target, body, waiter, event, _expires_ms(placement)))
         else:
             batch.moves.append(Move(key, None, event=event))
-        return _Routed(placement, body, waiter, told=True)
+        return _Routed(placement)
 
     def _add_to_mailbox(
         self,
@@ -322,17 +324,20 @@ class Router:
         assert envelope is not None
         assert agent is not None
         lane = lane_of(envelope.priority)
-        mailbox = self._keys.mailbox(agent.id, lane)
-        direct = delivery is not None and delivery.takes_directly(agent, lane)
-        if agent.endpoint is not None:
-            if delivery is None:
-                batch.activate.add(mailbox)
-                batch.ring.append(mailbox)
-            elif not delivery.is_active(mailbox):
-                batch.activate.add(mailbox)
+        mailbox = delivery.expect(agent, lane) if delivery is not None else None
+        target = mailbox.key if mailbox is not None else self._keys.mailbox(agent.id, lane)
+        direct = False
+        if delivery is not None and mailbox is not None:
+            direct = delivery.takes_directly(mailbox)
+            if not mailbox.active:
+                mailbox.active = True
+                batch.activate.add(target)
+        elif agent.endpoint is not None:
+            batch.activate.add(target)
+            batch.ring.append(target)
         event = b"" if direct else event_of(placement, body, waiter, now_ms=now_ms)
-        batch.moves.append(Move(key, mailbox, body, waiter, event, _expires_ms(placement)))
-        return _Routed(placement, body, waiter, told=not direct)
+        batch.moves.append(Move(key, target, body, waiter, event, _expires_ms(placement)))
+        return _Routed(placement, body, waiter, not direct, mailbox)
 
     def _quarantined(self, placement: Placement, entry: IngressEntry, now_ms: int) -> bytes:
         """Return the events of something set aside: its bytes, and, where it is a message, how that ended."""
@@ -362,42 +367,51 @@ class Router:
 
     # --- after the move -------------------------------------------------------------------------------
 
-    def _moved(self, routed: list[_Routed], reply: Reply) -> None:
+    def _moved(self, routed: list[_Routed], delivery: Delivery | None, reply: Reply) -> None:
+        """Hand over what Redis has moved; `delivery` is who expected it."""
         self._calls -= 1
         self._room.set()
         if isinstance(reply, BrokerError):
             if not self.failed.done():
                 self.failed.set_result(reply)
             return
-        delivery = self._delivery()
+        now_ms = self._clock.now_ms()
+        owner = self._delivery()
         moved = 0
         for one, entry in zip(routed, reply, strict=True):
+            way = one.placement.way
+            if way is Way.MAILBOX:
+                moved += entry is not None
+                if owner is not None:
+                    self._hand_over(owner, one, entry, expected=owner is delivery, now_ms=now_ms)
+            elif entry is not None and way is not Way.FORWARD:
+                _OUTCOMES[_COUNTED[way]].inc()
             if entry is None:
                 _OUTCOMES["duplicate"].inc()
-                continue
-            placement = one.placement
-            if placement.way is Way.MAILBOX:
-                moved += 1
-                if delivery is not None:
-                    self._hand_over(delivery, one, entry.decode())
-            elif placement.way is not Way.FORWARD:
-                _OUTCOMES[_COUNTED[placement.way]].inc()
         _OUTCOMES["routed"].inc(moved)
 
-    def _hand_over(self, delivery: Delivery, one: _Routed, entry: str) -> None:
-        placement = one.placement
-        assert placement.envelope is not None
-        assert placement.agent is not None
-        delivery.accept(
-            placement.agent,
-            lane_of(placement.envelope.priority),
-            entry,
-            placement.envelope,
-            one.body,
-            waiter=one.waiter,
-            told=one.told,
-            route=placement.route,
-        )
+    def _hand_over(
+        self, owner: Delivery, one: _Routed, entry: bytes | None, *, expected: bool, now_ms: int
+    ) -> None:
+        envelope, agent = one.placement.envelope, one.placement.agent
+        assert envelope is not None
+        assert agent is not None
+        if not expected:
+            # The delivery owner changed while the call was under way: the new one has to look for itself.
+            owner.ring(self._keys.mailbox(agent.id, lane_of(envelope.priority)))
+        elif one.mailbox is not None and entry is None:
+            owner.miss(one.mailbox)
+        elif one.mailbox is not None and entry is not None:
+            owner.accept(
+                one.mailbox,
+                entry.decode(),
+                envelope,
+                one.body,
+                waiter=one.waiter,
+                told=one.told,
+                route=one.placement.route,
+                now_ms=now_ms,
+            )
 
     async def _watch(self) -> None:
         raise await self.failed

@@ -40,11 +40,13 @@ class Collector:
         keys: Keys,
         room: Mailroom,
         *,
-        hold: Callable[[Item], None],
+        hold: Callable[[Item, int], None],
+        now_ms: Callable[[], int],
         on_error: Callable[[BrokerError], None],
     ) -> None:
         self._connection = connection
         self._hold = hold
+        self._now_ms = now_ms
         self._on_error = on_error
         self._keys = keys
         self._room = room
@@ -152,10 +154,11 @@ class Collector:
         if isinstance(reply, BrokerError):
             self._on_error(reply)
             return
+        now_ms = self._now_ms()
         for entry in reply:
             mailbox.cursor = entry[0].decode()
             if f"{mailbox.key}|{mailbox.cursor}" not in self._room.waiting:
-                self._hold(_item(mailbox, entry))
+                self._hold(_item(mailbox, entry), now_ms)
         if len(reply) < COLLECT_ENTRIES_PER_MAILBOX_MAX:
             self._room.catch_up(mailbox)
         else:

@@ -96,7 +96,9 @@ class Delivery:
             make_breaker=partial(Breaker, scale=rules.scale),
             now_ms=clock.now_ms,
         )
-        self._collector = Collector(connection, keys, self.room, hold=self._hold, on_error=self._fail)
+        self._collector = Collector(
+            connection, keys, self.room, hold=self._hold, now_ms=clock.now_ms, on_error=self._fail
+        )
         self._expiry = Expiry(connection, keys, self.room)
         self._settler = Settler(
             connection, keys, owner=self._owner, on_settled=self._settled, on_error=self._fail
@@ -139,25 +141,27 @@ class Delivery:
 
     # --- ways in --------------------------------------------------------------------------------------
 
-    def takes_directly(self, agent: Agent, lane: Lane) -> bool:
-        """Tell whether a message routed to this mailbox now would be posted from memory."""
-        if not self.is_ready or self._stopping:
-            return False
-        mailbox = self.room.mailbox_of(agent.id, lane)
-        return mailbox is not None and not mailbox.behind and self.room.has_room(mailbox)
+    def expect(self, agent: Agent, lane: Lane) -> Mailbox | None:
+        """Return the mailbox a route call is about to put a message in; None for an agent that pulls.
 
-    def is_active(self, key: str) -> bool:
-        """Tell whether the mailbox is on the active set already; notes that it is from now on."""
-        mailbox = self.room.mailbox_at(key)
-        if mailbox is None or mailbox.active:
-            return mailbox is not None
-        mailbox.active = True
-        return False
+        The caller follows with `accept` or `miss`, once, when the call has been answered.
+        """
+        mailbox = self.room.mailbox_of(agent.id, lane)
+        if mailbox is not None:
+            mailbox.coming += 1
+        return mailbox
+
+    def takes_directly(self, mailbox: Mailbox) -> bool:
+        """Tell whether a message routed to this mailbox now would be posted from memory."""
+        return self.is_ready and not mailbox.behind and not self._stopping and self.room.has_room(mailbox)
+
+    def miss(self, mailbox: Mailbox) -> None:
+        """Note that what was expected was a duplicate."""
+        self.room.came(mailbox)
 
     def accept(
         self,
-        agent: Agent,
-        lane: Lane,
+        mailbox: Mailbox,
         entry: str,
         envelope: Envelope,
         body: bytes,
@@ -165,27 +169,27 @@ class Delivery:
         waiter: str = "",
         told: bool = False,
         route: bytes | None = None,
+        now_ms: int,
     ) -> None:
         """Take what was just routed into a mailbox: into memory where that is level with it, else later.
 
         `told`: the route call has already written its event.
         """
-        mailbox = self.room.mailbox_of(agent.id, lane)
-        if mailbox is None:
-            return
-        if mailbox.behind or not self.is_ready or not self.room.has_room(mailbox):
-            self.room.fall_behind(mailbox)
+        mailbox.coming -= 1
+        if mailbox.closed or not self.takes_directly(mailbox):
             if not told:
                 item = Item(mailbox, entry, envelope, body, waiter)
                 item.route = route
-                self._settler.tell(announced(item, now_ms=self._clock.now_ms()))
-            self._collect()
+                self._settler.tell(announced(item, now_ms=now_ms))
+            if not mailbox.closed:
+                self.room.fall_behind(mailbox)
+                self._collect()
             return
         mailbox.cursor = entry
         item = Item(mailbox, entry, envelope, body, waiter)
         item.route, item.announced = route, told
-        self._hold(item)
-        self._pump(mailbox.endpoint)
+        self._hold(item, now_ms)
+        self._pump(mailbox.endpoint, now_ms)
 
     def ring(self, key: str) -> None:
         """Look into a mailbox: a router in another process says that something came."""
@@ -218,17 +222,17 @@ class Delivery:
                 self.ring(self._keys.mailbox(agent_id, lane))
         else:
             endpoint.update(agent)
-            self._pump(endpoint)
+            self._pump(endpoint, self._clock.now_ms())
 
     # --- dispatch -------------------------------------------------------------------------------------
 
-    def _hold(self, item: Item) -> None:
-        item.held_ms = self._clock.now_ms()
+    def _hold(self, item: Item, now_ms: int) -> None:
+        item.held_ms = now_ms
         self.room.hold(item)
         if not item.announced:
             (self._waited if item.waiter else self._unannounced).append(item)
 
-    def _pump(self, endpoint: Endpoint) -> None:
+    def _pump(self, endpoint: Endpoint, now_ms: int) -> None:
         """Post what the endpoint, its breaker and the quota allow."""
         while endpoint.queued and endpoint.in_flight < endpoint.limit and not self._stopping:
             if self.in_flight >= self._rules.quota:
@@ -236,7 +240,6 @@ class Delivery:
                     endpoint.ready = True
                     self._ready.append(endpoint)
                 return
-            now_ms = self._clock.now_ms()
             breaker = endpoint.breaker
             if breaker.state is not BreakerState.CLOSED and not breaker.may_send(now_ms):
                 self._tripped.add(endpoint)
@@ -285,11 +288,11 @@ class Delivery:
             self._replies.send(item, outcome, then=partial(self._settle, item, outcome))
         else:
             self._settle(item, outcome)
-        self._pump(endpoint)
+        self._pump(endpoint, now_ms)
         if self._ready and self.in_flight < self._rules.quota:
             waiting = self._ready.popleft()
             waiting.ready = False
-            self._pump(waiting)
+            self._pump(waiting, now_ms)
 
     # --- settling -------------------------------------------------------------------------------------
 
@@ -328,7 +331,7 @@ class Delivery:
             self._announce(self._unannounced, now_ms - ANNOUNCE_MS)
             for endpoint in [e for e in self._tripped if e.breaker.may_send(now_ms)]:
                 self._tripped.discard(endpoint)
-                self._pump(endpoint)
+                self._pump(endpoint, now_ms)
             if self._ticks % VACATE_TICKS == 0:
                 self._vacate(now_ms)
 
@@ -371,8 +374,9 @@ class Delivery:
             if self._stopping or self.room.is_full:
                 continue
             for item in await self._collector.take_due(self._owner(), now_ms=self._clock.now_ms()):
-                self._hold(item)
-                self._pump(item.mailbox.endpoint)
+                now_ms = self._clock.now_ms()
+                self._hold(item, now_ms)
+                self._pump(item.mailbox.endpoint, now_ms)
 
     async def _expire(self) -> None:
         while True:
@@ -389,7 +393,7 @@ class Delivery:
             self._collector.collect(self._collected)
 
     def _collected(self, mailbox: Mailbox) -> None:
-        self._pump(mailbox.endpoint)
+        self._pump(mailbox.endpoint, self._clock.now_ms())
 
     def _owner(self) -> str:
         return self.lease.value

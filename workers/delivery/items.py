@@ -92,7 +92,9 @@ class Mailbox:
     __slots__ = (
         "active",
         "behind",
+        "closed",
         "collecting",
+        "coming",
         "cursor",
         "endpoint",
         "held",
@@ -112,10 +114,14 @@ class Mailbox:
         self.collecting = False
         self.active = False
         """Whether it is on the active set of Redis (or will be when the calls under way arrive)."""
+        self.closed = False
+        """Whether its books are closed: what still comes stays in Redis."""
+        self.coming = 0
+        """Route calls under way that bring something; it stays open for them."""
         self.held = 0
         """Items in memory that are not settled, posted or not, and retries that wait."""
         self.idle_since_ms = 0
 
     @property
     def is_idle(self) -> bool:
-        return self.held == 0 and not self.behind and not self.collecting
+        return not (self.held or self.coming or self.behind or self.collecting)

@@ -102,6 +102,12 @@ class Mailroom:
         if mailbox.held == 0:
             self._note_idle(mailbox)
 
+    def came(self, mailbox: Mailbox) -> None:
+        """Note that one of the messages that were coming is here, or will not come."""
+        mailbox.coming -= 1
+        if mailbox.is_idle:
+            self._note_idle(mailbox)
+
     def wait(self, mailbox: Mailbox, place: str, member: str) -> None:
         """Note a retry that waits in Redis. Its mailbox stays open for it."""
         self.waiting[place] = member
@@ -148,6 +154,7 @@ class Mailroom:
     def close(self, mailbox: Mailbox) -> None:
         """Close the books of a mailbox, and of its endpoint with the last one."""
         del self.mailboxes[mailbox.key]
+        mailbox.closed = True
         self.behind.pop(mailbox.key, None)
         endpoint = mailbox.endpoint
         del endpoint.mailboxes[mailbox.lane]
