@@ -27,6 +27,8 @@ from broker.bench.subject import Subject
 from broker.streams.keys import DEPLOYMENT
 
 SINK_LOOK_S: Final = 0.02
+REST_LOOK_S: Final = 0.5
+REST_LOOKS_MAX: Final = 10
 
 
 class Rig:
@@ -64,6 +66,16 @@ class Rig:
     async def picture(self) -> Picture:
         """Look at what lies in Redis."""
         return await take_picture(self._redis)
+
+    async def picture_at_rest(self) -> Picture:
+        """Look at what lies in Redis once it no longer changes: tidying up goes on after the last commit."""
+        picture = await self.picture()
+        for _ in range(REST_LOOKS_MAX):
+            await asyncio.sleep(REST_LOOK_S)
+            before, picture = picture, await self.picture()
+            if picture.bytes == before.bytes:
+                break
+        return picture
 
     async def versions(self) -> dict[str, str]:
         """Return the versions of both servers."""

@@ -117,7 +117,7 @@ async def _measure(console: Console, rig: Rig, plan: Plan) -> Report:
     if plan.rate and plan.seconds:
         paced = await rig.run_product(plan.rate * plan.seconds, rate=plan.rate)
     await rig.finish()
-    after = await rig.picture()
+    after = await rig.picture_at_rest()
     sent = warm_up + sum(run.messages for run in flat_out) + (paced.messages if paced else 0)
     leftovers = Leftovers(
         used_memory_growth=after.used_memory - before.used_memory,

@@ -29,7 +29,6 @@ class Line(Struct, kw_only=True):
     attempts: int = 0
     failed: int = 0
     timeouts: int = 0
-    retried: int = 0
     delivered_ms: list[int] = field(default_factory=list)
 
 
@@ -82,6 +81,5 @@ def _enter(line: Line, record: Record) -> None:
     line.attempts += len(record.attempts)
     line.failed += record.attempts.count("failed")
     line.timeouts += record.attempts.count("timeout")
-    line.retried += len(record.attempts) > 1
     if record.delivered_ms is not None:
         line.delivered_ms.append(record.delivered_ms)

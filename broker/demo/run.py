@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Self
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the demonstration; return 0, or 1 where something was lost or the broker did not let us."""
     console = Console()
     try:
-        account = asyncio.run(_demonstrate(console, url=args.url, key=args.key, total=args.tasks))
+        account = asyncio.run(_demonstrate(console, url=args.url, key=_key(args), total=args.tasks))
     except BrokerError as error:
         console.print(f"{error.code}: {error.message}", style="red")
         return 1
@@ -51,6 +52,11 @@ def main(args: argparse.Namespace) -> int:
         return 130
     console.print(verdict(account), style="green" if account.complete else "bold red")
     return 0 if account.complete else 1
+
+
+def _key(args: argparse.Namespace) -> str:
+    # The command line fills in the key of a broker that runs on the data directory.
+    return str(args.key or os.environ.get("AGENT_API_KEY", ""))
 
 
 async def _demonstrate(console: Console, *, url: str, key: str, total: int) -> Account:
@@ -129,6 +135,7 @@ async def _perform(console: Console, stage: Stage, company: Company, *, total: i
 
 
 async def _call_latecomers(stage: Stage, company: Company, share: float) -> None:
+    """Let those enter whose time has come, and again those whose process has died."""
     for actor in stage.scrapers:
         if not actor.is_here and actor.part is not None and share >= (actor.part.comes_at or 0.0):
             await actor.enter(company.brief(actor))
@@ -177,11 +184,11 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
-        self._console.print(progress_line(self._stage, self._total))
+        self._console.print(progress_line(self._stage, self._total), soft_wrap=True)
 
     def refresh(self) -> None:
         if self._live is not None:
             self._live.update(progress(self._stage, self._total), refresh=True)
         elif monotonic() - self._said_at >= LINE_S:
             self._said_at = monotonic()
-            self._console.print(progress_line(self._stage, self._total))
+            self._console.print(progress_line(self._stage, self._total), soft_wrap=True)

@@ -17,7 +17,7 @@ def test_everything_processed_and_answered_is_complete() -> None:
     assert account.complete
     assert (account.asked, account.processed, account.answered, account.repeated_answers) == (2, 2, 2, 0)
     line = account.lines["a"]
-    assert (line.tasks, line.attempts, line.failed, line.timeouts, line.retried) == (2, 4, 1, 1, 1)
+    assert (line.tasks, line.attempts, line.failed, line.timeouts) == (2, 4, 1, 1)
 
 
 @pytest.mark.parametrize(
