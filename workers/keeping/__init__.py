@@ -1,0 +1,1 @@
+"""What the keeper does for each shard it owns, one job a file."""

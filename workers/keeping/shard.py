@@ -1,0 +1,107 @@
+"""One shard in a keeper: one connection, and on it the jobs, for as long as the lease is held.
+
+When Redis fails the jobs begin again on a new connection with what they remember: all of it is cursors and
+things to do again, never a guess at what Redis holds. Postgres being away is each job's own affair, so that
+scheduled messages come in time without it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from broker.store.pool import Pool
+from broker.streams.connection import open_connection
+from broker.streams.keys import Keys
+from broker.streams.ownership import Lease
+from broker.telemetry import logs, metrics
+from schema.errors import BrokerError, Fenced
+from workers.keeping.board import Board
+from workers.keeping.days import Days
+from workers.keeping.depths import DepthGauge
+from workers.keeping.heartbeats import Heartbeats
+from workers.keeping.presence import PresenceFollower
+from workers.keeping.schedule import Schedule
+from workers.keeping.silence import Silence
+
+BACKOFF_S: Final = 0.2
+BACKOFF_S_MAX: Final = 5.0
+DEPLOYMENT_SHARD: Final = 0
+"""Who owns it does what is done once per deployment."""
+
+_FENCED: Final = metrics.FENCED.child(trade="keep")
+
+
+class House(Struct, frozen=True):
+    """What all shards of a keeper share."""
+
+    name: str
+    redis_url: str
+    pool: Pool
+    now_ms: Callable[[], int]
+    board: Board
+    online_ms: int
+    silent_after_ms: int
+    retention_days: int
+
+
+class KeptShard:
+    """The jobs of one shard under one lease."""
+
+    def __init__(self, lease: Lease, house: House) -> None:
+        keys = Keys(lease.shard)
+        self._lease = lease
+        self._house = house
+        self._schedule = Schedule(keys, lease)
+        self._heartbeats = Heartbeats(house.pool, shard=lease.shard)
+        self._presence = PresenceFollower(
+            keys,
+            self._heartbeats,
+            Silence(keys.presence, shard=lease.shard, silent_after_ms=house.silent_after_ms),
+            online_ms=house.online_ms,
+            now_ms=house.now_ms,
+            board=house.board,
+        )
+        self._depths = DepthGauge(keys, house.board)
+
+    async def run(self) -> None:
+        """Do the jobs until cancelled; begin again after failures, later after repeated ones."""
+        backoff_s = BACKOFF_S
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            began_s = time.monotonic()
+            try:
+                await self._serve()
+            except* BrokerError as group:
+                self._report(group)
+            if task.cancelling():
+                # It came while the jobs were ending after a failure: their group swallows it then.
+                return
+            if time.monotonic() - began_s > BACKOFF_S_MAX:
+                backoff_s = BACKOFF_S
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+
+    async def _serve(self) -> None:
+        """Do the jobs. Raises: BrokerErrors of Redis, alone or in a group."""
+        house, shard = self._house, self._lease.shard
+        async with (
+            await open_connection(house.redis_url, name=f"{house.name}-{shard}") as connection,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._schedule.run(connection))
+            group.create_task(self._presence.run(connection))
+            group.create_task(self._heartbeats.run())
+            group.create_task(self._depths.run(connection))
+            if shard == DEPLOYMENT_SHARD:
+                days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
+                group.create_task(days.run())
+
+    def _report(self, group: BaseExceptionGroup[BrokerError]) -> None:
+        if group.subgroup(Fenced) is not None:
+            # The lease is gone, or a renewal will say so soon.
+            _FENCED.inc()
+        logs.warning("keep.shard_failed", shard=self._lease.shard, error=group.exceptions[0])
