@@ -50,7 +50,11 @@ class Directory:
         return None if slot is None else self.by_slot[slot]
 
     def put(self, agent: Agent) -> None:
-        """Add an agent or replace what was known of it. Its `heartbeat_ms` counts as a sign of life."""
+        """Add an agent or replace what was known of it.
+
+        Signs of life: its `heartbeat_ms`, and its registration or any change of its record, because somebody
+        who means to use it just touched it.
+        """
         slot = self._slots.get(agent.id)
         if slot is None:
             slot = self._take_slot(agent)
@@ -63,7 +67,7 @@ class Directory:
                 self.index.discard(slot, known)
                 self.index.add(slot, agent)
         self._names[agent.name] = agent.id
-        self._hear(slot, agent.heartbeat_ms)
+        self._hear(slot, max(agent.heartbeat_ms, agent.updated_ms))
 
     def remove(self, agent_id: str) -> None:
         """Forget an agent; one that is not known is fine."""
