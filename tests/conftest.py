@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 import redis
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from broker.servers.postgres import EmbeddedPostgres
 from broker.servers.valkey import EmbeddedValkey
@@ -31,6 +32,11 @@ needs_debian_redis = pytest.mark.skipif(DEBIAN_REDIS is None, reason="no redis-s
 needs_debian_postgres = pytest.mark.skipif(not DEBIAN_POSTGRES, reason="no PostgreSQL installed")
 REDIS_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_redis)]
 POSTGRES_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_postgres)]
+
+
+# What Hypothesis measures in seconds says more about who else uses the machine than about our code.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
