@@ -7,18 +7,19 @@ the time it was meant to be sent (`sent_ns`), also when it leaves late.
 """
 
 import asyncio
-import selectors
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic_ns, time_ns
 from typing import Final
 
 import msgspec
+import uvloop
 
 from broker.bench.bare import RedisWire
 from broker.bench.ceiling import STREAM
 from broker.bench.control import Nothing, obey
 from broker.bench.pace import Schedule
 from broker.bench.payload import Fleet, compose, first_id_at
+from broker.bench.ticks import ticking
 from broker.client.streams import StreamPublisher
 from schema.codec import encode
 from schema.limits import PUBLISH_MESSAGES_PER_ENTRY_MAX
@@ -29,7 +30,7 @@ CALLS_IN_FLIGHT: Final = 16
 LEAD_NS: Final = 50_000_000
 """The first message of a paced run is due this long after the order, so that it does not begin late."""
 
-Publish = Callable[[list[Envelope]], Awaitable[object]]
+Publish = Callable[[list[Envelope]], Coroutine[None, None, object]]
 
 
 class LoadOrder(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -100,25 +101,53 @@ class Load:
         return LoadReport(first_ns=first_ns, last_ns=monotonic_ns())
 
     async def _paced(self, publish: Publish, count: int, rate: int) -> LoadReport:
-        schedule = Schedule(monotonic_ns() + LEAD_NS, rate=rate)
-        late_ns = done = 0
-        async with asyncio.TaskGroup() as tasks:
-            while done < count:
-                now_ns = monotonic_ns()
-                due = min(schedule.due_by(now_ns), count)
-                if due > done:
-                    late_ns = max(late_ns, now_ns - schedule.due_ns(done))
-                    batch = [compose(n, schedule.due_ns(n), self._fleet) for n in range(done, due)]
-                    tasks.create_task(_finish(publish, batch))
-                    done = due
-                await asyncio.sleep((schedule.due_ns(done) - monotonic_ns()) / 1e9)
-        return LoadReport(first_ns=schedule.due_ns(0), last_ns=monotonic_ns(), late_ms_max=late_ns / 1e6)
+        start_ns = monotonic_ns() + LEAD_NS
+        pace = Pace(publish, self._fleet, Schedule(start_ns, rate=rate), count)
+        with ticking(start_ns, interval_ns=1_000_000_000 // rate, tick=pace.tick):
+            await pace.finished
+        await asyncio.gather(*pace.publishing)
+        return LoadReport(first_ns=start_ns, last_ns=monotonic_ns(), late_ms_max=pace.late_ns / 1e6)
 
     async def _publish_bare(self, batch: list[Envelope]) -> None:
         fields: list[str | bytes] = []
         for envelope in batch:
             fields += ("m", encode(envelope))
         await self._wire.call("XADD", STREAM, "*", *fields)
+
+
+class Pace:
+    """A paced run: at every tick, what is due leaves, whatever became of what left before."""
+
+    def __init__(self, publish: Publish, fleet: Fleet, schedule: Schedule, count: int) -> None:
+        self.finished = asyncio.get_running_loop().create_future()
+        self.publishing: set[asyncio.Future[object]] = set()
+        self.late_ns = 0
+        self._publish = publish
+        self._fleet = fleet
+        self._schedule = schedule
+        self._count = count
+        self._done = 0
+
+    def tick(self) -> None:
+        """Publish what is due by now."""
+        now_ns = monotonic_ns()
+        due = min(self._schedule.due_by(now_ns), self._count)
+        if due == self._done:
+            return
+        self.late_ns = max(self.late_ns, now_ns - self._schedule.due_ns(self._done))
+        numbers = range(self._done, due)
+        batch = [compose(number, self._schedule.due_ns(number), self._fleet) for number in numbers]
+        self._done = due
+        publishing = asyncio.ensure_future(self._publish(batch))
+        self.publishing.add(publishing)
+        publishing.add_done_callback(self._published)
+        if due == self._count:
+            self.finished.set_result(None)
+
+    def _published(self, publishing: "asyncio.Future[object]") -> None:
+        # A failure stays in the set, for the gathering at the end to raise.
+        if publishing.cancelled() or publishing.exception() is None:
+            self.publishing.discard(publishing)
 
 
 async def serve() -> None:
@@ -146,19 +175,5 @@ def now_ms() -> int:
     return time_ns() // 1_000_000
 
 
-async def _finish(publish: Publish, batch: list[Envelope]) -> None:
-    await publish(batch)
-
-
-def _precise_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop whose timers are exact to microseconds.
-
-    epoll, and so uvloop and asyncio's default, wakes in whole milliseconds, which would be counted as the
-    broker's latency; select takes microseconds, and this process has three sockets.
-    """
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
-
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=_precise_loop) as runner:
-        runner.run(serve())
+    uvloop.run(serve())
