@@ -89,9 +89,13 @@ def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
         if event.kind is EventKind.QUARANTINED:
             rows.quarantine.append(_quarantined(event, shard))
             continue
+        if (attempt := event.attempt) is not None:
+            key = (event.id, attempt.round, attempt.number, attempt.attempted_ms)
+            attempts[key] = AttemptRow(event.id, _storable(attempt))
         try:
             new = _row_of(event)
         except MsgspecError as error:
+            # The attempt stays: it was made, whatever the message looked like.
             rows.quarantine.append(_unreadable(event, shard, error))
             continue
         known = messages.get(event.id)
@@ -99,9 +103,6 @@ def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
             messages[event.id] = new
         else:
             merge(known, new)
-        if (attempt := event.attempt) is not None:
-            key = (event.id, attempt.round, attempt.number, attempt.attempted_ms)
-            attempts[key] = AttemptRow(event.id, _storable(attempt))
         if event.waiter is not None:
             rows.waiting.append((event.waiter, event.id))
     rows.messages.extend(messages.values())

@@ -1,0 +1,21 @@
+"""A pool on a fresh, migrated database of the embedded PostgreSQL, and of each one there is."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.store.pool import Pool, open_pool
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    opened = await open_pool(database_url, application_name="tests")
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def any_pool(any_database_url: str) -> AsyncIterator[Pool]:
+    opened = await open_pool(any_database_url, application_name="tests")
+    yield opened
+    await opened.aclose()
