@@ -85,6 +85,9 @@ SHARD_IN_FLIGHT_MAX: Final = 512
 MAILBOX_QUEUED_MAX: Final = 64
 """Messages of one mailbox held in memory; the rest waits in Redis and is collected later."""
 SHARD_QUEUED_MAX: Final = 8_192
+"""Messages of one shard in memory; beyond this the share of each mailbox shrinks, but never to nothing."""
+MAILBOX_QUEUED_FULL: Final = 8
+MAILBOX_QUEUED_MIN: Final = 2
 ATTEMPTS_MAX: Final = 25
 RESPONSE_READ_BYTES_MAX: Final = 16 * 1024
 RESPONSE_KEPT_BYTES_MAX: Final = 4 * 1024

@@ -64,8 +64,8 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
     )
     try:
         await _until_stopped(process, house, link, trades)
-        await replies.drain()
     finally:
+        await replies.close()
         await client.aclose()
         await publisher.close()
         await link.close()

@@ -19,7 +19,6 @@ from schema.limits import (
     COLLECT_ENTRIES_PER_MAILBOX_MAX,
     COLLECT_MAILBOXES_MAX,
     DUE_BATCH_MAX,
-    MAILBOX_QUEUED_MAX,
 )
 from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
@@ -81,18 +80,13 @@ class Collector:
         What comes is taken in as the replies are parsed, not a turn of the loop later: a routed message whose
         reply follows must find the mailbox as the read left it.
         """
-        wanted = self._with_room()
+        hungry = self._room.hungry
+        wanted = [hungry.pop(key) for key in tuple(islice(hungry, COLLECT_MAILBOXES_MAX))]
         for mailbox in wanted:
             mailbox.collecting = True
-            command = (
-                "XRANGE",
-                mailbox.key,
-                f"({mailbox.cursor}",
-                "+",
-                "COUNT",
-                COLLECT_ENTRIES_PER_MAILBOX_MAX,
-            )
-            self._connection.call(command, partial(self._collected, mailbox, on_collected))
+            cursor = mailbox.cursor
+            command = ("XRANGE", mailbox.key, f"({cursor}", "+", "COUNT", COLLECT_ENTRIES_PER_MAILBOX_MAX)
+            self._connection.call(command, partial(self._collected, mailbox, cursor, on_collected))
         return len(wanted)
 
     def due_by(self, due_ms: int) -> bool:
@@ -138,32 +132,28 @@ class Collector:
             pairs = [part for member in members[start : start + _PAGE] for part in (due_ms, member)]
             await self._connection.send("ZADD", self._keys.due, "XX", *pairs)
 
-    def _with_room(self) -> list[Mailbox]:
-        if self._room.is_full:
-            return []
-        # Half-empty, so that one read brings several entries.
-        wanted = (
-            mailbox
-            for mailbox in self._room.behind.values()
-            if not mailbox.collecting and len(mailbox.queue) <= MAILBOX_QUEUED_MAX // 2
-        )
-        return list(islice(wanted, COLLECT_MAILBOXES_MAX))
-
-    def _collected(self, mailbox: Mailbox, on_collected: Callable[[Mailbox], None], reply: Reply) -> None:
+    def _collected(
+        self, mailbox: Mailbox, cursor: str, on_collected: Callable[[Mailbox], None], reply: Reply
+    ) -> None:
         mailbox.collecting = False
         if isinstance(reply, BrokerError):
             self._on_error(reply)
+            return
+        if mailbox.closed:
+            return
+        if mailbox.cursor != cursor:
+            # Its queue was given back to Redis meanwhile: what came lies behind what has to be read first.
+            self._room.fall_behind(mailbox)
             return
         now_ms = self._now_ms()
         for entry in reply:
             mailbox.cursor = entry[0].decode()
             if f"{mailbox.key}|{mailbox.cursor}" not in self._room.waiting:
                 self._hold(_item(mailbox, entry), now_ms)
-        if len(reply) < COLLECT_ENTRIES_PER_MAILBOX_MAX:
-            self._room.catch_up(mailbox)
+        if len(reply) == COLLECT_ENTRIES_PER_MAILBOX_MAX or mailbox.again:
+            self._room.fall_behind(mailbox)
         else:
-            # Behind the others, so that every mailbox has its turn.
-            self._room.behind[mailbox.key] = self._room.behind.pop(mailbox.key)
+            self._room.catch_up(mailbox)
         on_collected(mailbox)
 
 

@@ -111,6 +111,8 @@ class Delivery:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
+        self._replying = 0
+        """Answers that carry a reply which is not published yet; they are settled after it."""
         self._ticks = 0
 
     # --- the trade ------------------------------------------------------------------------------------
@@ -246,8 +248,6 @@ class Delivery:
                 return
             item = self.room.next_item(endpoint)
             assert item is not None
-            if item.mailbox.behind:
-                self._collect()
             self._post(endpoint, item, now_ms)
 
     def _post(self, endpoint: Endpoint, item: Item, now_ms: int) -> None:
@@ -273,26 +273,42 @@ class Delivery:
         endpoint.in_flight -= 1
         self.in_flight -= 1
         item.in_flight = False
-        if not self.in_flight:
-            self._quiet.set()
         if self.failed.done():
             return
         now_ms = self._clock.now_ms()
         outcome = conclude(
             item, result, agent=endpoint.agent, now_ms=now_ms, chance=random.random(), scale=self._rules.scale
         )
-        if outcome.healthy is not None:
-            (endpoint.breaker.succeeded if outcome.healthy else endpoint.breaker.failed)(now_ms)
+        if outcome.healthy is False:
+            endpoint.breaker.failed(now_ms)
+            if endpoint.breaker.state is BreakerState.OPEN:
+                self.room.shed(endpoint)
+        elif outcome.healthy:
+            endpoint.breaker.succeeded(now_ms)
         self.stats.attempted(item, outcome, now_ms)
-        if outcome.reply is not UNSET:
-            self._replies.send(item, outcome, then=partial(self._settle, item, outcome))
+        if outcome.reply is not UNSET and item.sender is not None:
+            self._replying += 1
+            self._replies.send(item, outcome, then=partial(self._replied, item, outcome))
         else:
             self._settle(item, outcome)
+        self._note_quiet()
         self._pump(endpoint, now_ms)
+        if self.room.hungry:
+            self._collect()
         if self._ready and self.in_flight < self._rules.quota:
             waiting = self._ready.popleft()
             waiting.ready = False
             self._pump(waiting, now_ms)
+
+    def _replied(self, item: Item, outcome: Outcome) -> None:
+        self._replying -= 1
+        if not self.failed.done():
+            self._settle(item, outcome)
+        self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if not self.in_flight and not self._replying:
+            self._quiet.set()
 
     # --- settling -------------------------------------------------------------------------------------
 
@@ -371,7 +387,7 @@ class Delivery:
                 continue
             except TimeoutError:
                 pass
-            if self._stopping or self.room.is_full:
+            if self._stopping:
                 continue
             for item in await self._collector.take_due(self._owner(), now_ms=self._clock.now_ms()):
                 now_ms = self._clock.now_ms()
@@ -389,11 +405,12 @@ class Delivery:
         raise await self.failed
 
     def _collect(self) -> None:
-        if self.is_ready and not self._stopping and self.room.behind:
+        if self.is_ready and not self._stopping and self.room.hungry:
             self._collector.collect(self._collected)
 
     def _collected(self, mailbox: Mailbox) -> None:
         self._pump(mailbox.endpoint, self._clock.now_ms())
+        self._collect()
 
     def _owner(self) -> str:
         return self.lease.value

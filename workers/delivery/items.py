@@ -91,6 +91,7 @@ class Mailbox:
 
     __slots__ = (
         "active",
+        "again",
         "behind",
         "closed",
         "collecting",
@@ -112,6 +113,8 @@ class Mailbox:
         self.cursor = "0-0"
         self.behind = False
         self.collecting = False
+        self.again = False
+        """Whether something came while it was being read: the read may have missed it."""
         self.active = False
         """Whether it is on the active set of Redis (or will be when the calls under way arrive)."""
         self.closed = False

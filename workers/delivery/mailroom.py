@@ -7,10 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from broker.core.breaker import Breaker
+from broker.core.breaker import Breaker, BreakerState
 from broker.streams.keys import Keys, mailbox_owner
 from schema.agent import Agent
-from schema.limits import MAILBOX_QUEUED_MAX, SHARD_QUEUED_MAX
+from schema.limits import (
+    MAILBOX_QUEUED_FULL,
+    MAILBOX_QUEUED_MAX,
+    MAILBOX_QUEUED_MIN,
+    SHARD_QUEUED_MAX,
+)
 from schema.message import Lane
 from workers.delivery.endpoint import Endpoint
 from workers.delivery.items import Item, Mailbox
@@ -38,8 +43,8 @@ class Mailroom:
         self.mailboxes: dict[str, Mailbox] = {}
         self.waiting: dict[str, str] = {}
         """Retries that wait in Redis: place (`mailbox|entry`) -> due member."""
-        self.behind: dict[str, Mailbox] = {}
-        """Mailboxes with entries that are not in memory yet, in the order they fell behind."""
+        self.hungry: dict[str, Mailbox] = {}
+        """Mailboxes that are behind and have room for what a read would bring, in the order they got it."""
         self.queued = 0
         self._idle: deque[tuple[int, str]] = deque()
 
@@ -65,11 +70,16 @@ class Mailroom:
 
     def has_room(self, mailbox: Mailbox) -> bool:
         """Tell whether one more item of this mailbox may be held in memory."""
-        return len(mailbox.queue) < MAILBOX_QUEUED_MAX and not self.is_full
+        return len(mailbox.queue) < self._share(mailbox)
 
-    @property
-    def is_full(self) -> bool:
-        return self.queued >= SHARD_QUEUED_MAX
+    def _share(self, mailbox: Mailbox) -> int:
+        """Return how many items a mailbox may hold. The fuller memory is, the smaller the share, and it is
+        never nothing: a backlog of slow endpoints must not lock out the fast ones."""
+        if mailbox.endpoint.breaker.state is not BreakerState.CLOSED:
+            return MAILBOX_QUEUED_MIN
+        if self.queued < SHARD_QUEUED_MAX:
+            return MAILBOX_QUEUED_MAX
+        return MAILBOX_QUEUED_FULL if self.queued < 8 * SHARD_QUEUED_MAX else MAILBOX_QUEUED_MIN
 
     def hold(self, item: Item) -> None:
         """Take an item into memory, last of its mailbox."""
@@ -84,6 +94,8 @@ class Mailroom:
         item = endpoint.next_item()
         if item is not None:
             self.queued -= 1
+            if item.mailbox.behind:
+                self._note_hunger(item.mailbox)
         return item
 
     def take_out(self, mailbox: Mailbox, entry: str) -> Item | None:
@@ -131,12 +143,32 @@ class Mailroom:
         """Note that entries lie in Redis that are not in memory."""
         mailbox.behind = True
         mailbox.active = True
-        self.behind[mailbox.key] = mailbox
+        mailbox.again = mailbox.collecting
+        self._note_hunger(mailbox)
+
+    def shed(self, endpoint: Endpoint) -> None:
+        """Give back to Redis what an endpoint in trouble has queued: memory is for those that answer.
+
+        Items are posted in the order of their entries, so everything that was ever tried lies before the
+        first one that was not: reading on from there later brings each of these once.
+        """
+        for mailbox in endpoint.mailboxes.values():
+            untried = [item for item in mailbox.queue if not item.due_taken]
+            if len(untried) <= MAILBOX_QUEUED_MIN:
+                continue
+            kept = untried[:MAILBOX_QUEUED_MIN]
+            mailbox.queue = deque(item for item in mailbox.queue if item.due_taken or item in kept)
+            count = len(untried) - len(kept)
+            mailbox.held -= count
+            endpoint.queued -= count
+            self.queued -= count
+            mailbox.cursor = kept[-1].entry
+            self.fall_behind(mailbox)
 
     def catch_up(self, mailbox: Mailbox) -> None:
         """Note that memory has everything up to the end of the mailbox."""
         mailbox.behind = False
-        self.behind.pop(mailbox.key, None)
+        self.hungry.pop(mailbox.key, None)
         if mailbox.held == 0:
             self._note_idle(mailbox)
 
@@ -155,12 +187,17 @@ class Mailroom:
         """Close the books of a mailbox, and of its endpoint with the last one."""
         del self.mailboxes[mailbox.key]
         mailbox.closed = True
-        self.behind.pop(mailbox.key, None)
+        self.hungry.pop(mailbox.key, None)
         endpoint = mailbox.endpoint
         del endpoint.mailboxes[mailbox.lane]
         # An endpoint in trouble is remembered, or its breaker would start anew with every message.
         if endpoint.is_idle and not endpoint.breaker.retry_at_ms:
             self.endpoints.pop(endpoint.agent.id, None)
+
+    def _note_hunger(self, mailbox: Mailbox) -> None:
+        # Half-empty, so that one read brings several entries.
+        if not mailbox.collecting and 2 * len(mailbox.queue) <= self._share(mailbox):
+            self.hungry[mailbox.key] = mailbox
 
     def _note_idle(self, mailbox: Mailbox) -> None:
         mailbox.idle_since_ms = self._now_ms()

@@ -20,6 +20,7 @@ from workers.delivery.items import Item
 from workers.delivery.outcome import Outcome
 
 RESPONSE_TYPE: Final = "response"
+RETRY_S: Final = 1.0
 
 
 class Replies:
@@ -31,26 +32,29 @@ class Replies:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, item: Item, outcome: Outcome, *, then: Callable[[], None]) -> None:
-        """Publish the reply to an item, then go on with `then`. No sender: nobody to answer."""
-        if item.sender is None:
-            then()
-            return
+        """Publish the reply to an item, which has a sender, then go on with `then`."""
         task = asyncio.get_running_loop().create_task(self._publish(item, outcome, then))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def drain(self) -> None:
-        """Wait for the replies under way."""
-        while self._tasks:
+    async def close(self) -> None:
+        """Give up the replies under way; their messages are not settled."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
     async def _publish(self, item: Item, outcome: Outcome, then: Callable[[], None]) -> None:
-        try:
-            await self._publisher.publish(_envelope(item, outcome))
-        except BrokerError as error:
-            # Not settled: the message stays under way and is sent again by the next owner of its shard.
-            logs.event("delivery.reply_failed", message_id=item.id, reason=error.code)
-            return
+        envelope = _envelope(item, outcome)
+        while True:
+            try:
+                await self._publisher.publish(envelope)
+                break
+            except BrokerError as error:
+                # Until it is out the message is not settled: should this process end, its next owner sends
+                # it again, and the agent answers again.
+                logs.warning("delivery.reply_failed", message_id=item.id, reason=error.code)
+                await asyncio.sleep(RETRY_S)
         then()
 
 
