@@ -12,6 +12,7 @@ came over is idle again, so that a post made from within `done` can use it.
 import asyncio
 import ssl
 from collections import deque
+from functools import partial
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
@@ -29,7 +30,12 @@ from broker.transport.outcome import (
 )
 from broker.transport.protocol import Connection
 from broker.transport.resolver import Resolver
-from schema.limits import CONNECTION_AGE_MS_MAX, CONNECTIONS_EVICTED_AT_ONCE, CONNECTIONS_OPEN_MAX
+from schema.limits import (
+    CONNECTION_AGE_MS_MAX,
+    CONNECTIONS_EVICTED_AT_ONCE,
+    CONNECTIONS_OPEN_MAX,
+    PUSHES_WAITING_MAX,
+)
 
 __all__ = [
     "Answer",
@@ -172,9 +178,9 @@ class PushClient:
         if self.connections < self._connections_max:
             task = self._loop.create_task(self._dial(push))
             self._dials.add(task)
-            task.add_done_callback(self._dials.discard)
+            task.add_done_callback(partial(self._dialled, push))
             return
-        if len(self._waiting) >= self._connections_max:
+        if len(self._waiting) >= PUSHES_WAITING_MAX:
             trouble = Trouble(FailureKind.CONNECT, "too many pushes wait for a connection")
             self._loop.call_soon(self._fail, push, trouble)
             return
@@ -187,19 +193,23 @@ class PushClient:
         while self._waiting and not self._closed and self.connections < self._connections_max:
             self._start(self._waiting.popleft())
 
+    def _dialled(self, push: Push, task: asyncio.Task[None]) -> None:
+        self._dials.discard(task)
+        # Here and not inside the task: one that is cancelled before its first step never runs at all.
+        if task.cancelled():
+            self._fail(push, _CANCELLED)
+        self._start_waiting()
+
     async def _dial(self, push: Push) -> None:
         origin = push.target.origin
         result: Connection | Trouble
         try:
             result = await self._dialler.dial(origin, self, deadlines=push.deadlines, ends_ms=push.ends_ms)
-        except asyncio.CancelledError:
-            result = _CANCELLED
         except Exception as error:  # the top of a task: whatever happened, the push must have its end
             self._report(error, "dialling failed in an unforeseen way")
             result = Trouble(FailureKind.CONNECT, f"no connection: {type(error).__name__}")
         if isinstance(result, Trouble):
             self._fail(push, result)
-            self._loop.call_soon(self._start_waiting)
         elif result.usable:
             self._busy.add(result)
             result.send(push, clock_ms())

@@ -1,0 +1,78 @@
+"""The response reader as a pure machine: however bytes are cut, it comes to the same result."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.transport.outcome import FailureKind
+from broker.transport.response import ResponseReader
+
+STREAMS = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n",
+    b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 429 T\r\nRetry-After: 7\r\nContent-Length: 1\r\n\r\nx",
+    b"HTTP/1.1 503 U\r\nretry-after: soon\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+    b"HTTP/1.0 500 E\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+]
+
+Result = tuple[FailureKind | None, bool, int, bytes, str | None, bool]
+
+
+def result_of(pieces: list[bytes]) -> Result:
+    reader = ResponseReader()
+    kind = None
+    for piece in pieces:
+        trouble = reader.feed(piece)
+        if trouble is not None:
+            kind = trouble.kind
+            break
+        if reader.complete:
+            break
+    return kind, reader.complete, reader.status, reader.body, reader.retry_after, reader.reusable
+
+
+def cut(stream: bytes, places: set[int]) -> list[bytes]:
+    edges = [0, *sorted(place for place in places if place < len(stream)), len(stream)]
+    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@given(st.sampled_from(STREAMS), st.sets(st.integers(1, 130)))
+def test_response_means_the_same_however_it_is_cut(stream: bytes, places: set[int]) -> None:
+    assert result_of(cut(stream, places)) == result_of([stream])
+
+
+@given(st.sampled_from(STREAMS), st.data())
+def test_response_cut_short_is_never_complete(stream: bytes, data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, len(stream) - 1))
+    kind, complete, *_ = result_of([stream[:length]])
+    assert (kind, complete) == (None, False)
+
+
+@given(st.lists(st.binary(max_size=200), max_size=20))
+def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
+    result_of(pieces)
+    result_of([b"HTTP/1.1 200 OK\r\n", *pieces])
+    result_of([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces])
+
+
+@given(st.lists(st.sampled_from(STREAMS[:4]), min_size=2, max_size=6))
+def test_one_response_leaves_no_trace_in_the_next(streams: list[bytes]) -> None:
+    reader = ResponseReader()
+    for stream in streams:
+        assert reader.feed(stream) is None
+        seen = (None, reader.complete, reader.status, reader.body, reader.retry_after, reader.reusable)
+        assert seen == result_of([stream])
+        reader.reset()
+
+
+def test_end_of_stream_completes_only_a_body_without_a_length() -> None:
+    for head, complete in (
+        (b"HTTP/1.1 200 OK\r\n\r\nab", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", False),
+        (b"HTTP/1.1 200 OK\r\nX: y", False),
+    ):
+        reader = ResponseReader()
+        assert reader.feed(head) is None
+        reader.end()
+        assert reader.complete is complete
