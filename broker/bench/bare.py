@@ -109,7 +109,7 @@ class Port:
     """One endpoint: its connections and what waits for one of them."""
 
     def __init__(self, number: int, answered: Callable[[Any], None]) -> None:
-        self._head = f"POST /hook HTTP/1.1\r\nHost: 127.0.0.1:{number}\r\ncontent-length: ".encode()
+        self._head = f"POST /hook HTTP/1.1\r\nHost: 127.0.0.1:{number}\r\nContent-Length: ".encode()
         self._number = number
         self._answered = answered
         self._idle: list[Poster] = []

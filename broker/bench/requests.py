@@ -39,12 +39,14 @@ def cut(data: bytes, start: int) -> Request | None:
 
 
 def header(head: bytes, name: bytes) -> bytes | None:
-    """Return the value of a header; `name` is in lower case."""
-    # Pushes write lower-case names, so the copy in lower case is only made for other clients.
+    """Return the value of a header, whatever the case of its name.
+
+    Quickest when `name` is spelled as senders spell it: other spellings cost a copy of the head.
+    """
     label = b"\r\n%b:" % name
     at = head.find(label)
     if at < 0:
-        at = head.lower().find(label)
+        at = head.lower().find(label.lower())
         if at < 0:
             return None
     begin = at + len(label)
@@ -67,7 +69,7 @@ def path_of(head: bytes) -> bytes:
 
 
 def _body_bytes(head: bytes) -> int:
-    length = header(head, b"content-length")
+    length = header(head, b"Content-Length")
     return int(length) if length else 0
 
 
