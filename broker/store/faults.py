@@ -17,9 +17,11 @@ NO_PARTITION: Final = "23514"
 UNIQUE: Final = "23505"
 
 # By class (the first two characters). 08 connection, 25 transaction state (a standby is read-only), 28
-# authorisation, 3D no such database, 40 deadlock, 42 a table or right missing before migrating, 53 resources,
-# 55 lock not available, 57 operator intervention and statement time-out, 58 system error, XX internal.
-_AWAY: Final = frozenset({"08", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "XX"})
+# authorisation, 3D no such database, 40 deadlock, 53 resources, 55 lock not available, 57 operator intervention
+# and statement time-out, 58 system error, XX internal.
+_AWAY: Final = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
+# A table, function, column or right is missing: the database has not been migrated yet.
+_UNPREPARED: Final = frozenset({"42P01", "42883", "42703", "42501"})
 # 21 cardinality, 22 data exception, 23 integrity, 54 too large for the server.
 _FAULTY: Final = frozenset({"21", "22", "23", "54"})
 
@@ -40,8 +42,8 @@ def mapped() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         raise _of_server(error) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        # The driver's own complaint about an argument is the one that is a ValueError as well.
-        if isinstance(error, ValueError):
+        # The driver's own complaint about an argument is a ValueError as well; so is one about the URL.
+        if isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError):
             raise DataFault(str(error)) from error
         raise StoreUnavailable(f"the store's connection failed: {error}") from error
     except UnicodeEncodeError as error:
@@ -56,6 +58,6 @@ def _of_server(error: asyncpg.PostgresError) -> Exception:
         return PartitionMissing(str(error))
     if state[:2] in _FAULTY:
         return DataFault(f"{str(error).splitlines()[0]} ({state})")
-    if state[:2] in _AWAY:
+    if state[:2] in _AWAY or state in _UNPREPARED:
         return StoreUnavailable(f"the store refuses: {error} ({state})")
     return error

@@ -86,10 +86,7 @@ class Pool:
 
 
 async def open_pool(database_url: str, *, size: int = 4, application_name: str) -> Pool:
-    """Return a pool of at most `size` connections, none of them open yet.
-
-    Raises: StoreUnavailable when the URL makes no sense.
-    """
+    """Return a pool of at most `size` connections, none of them open yet."""
     with mapped():
         pool = await asyncpg.create_pool(
             database_url,
