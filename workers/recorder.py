@@ -69,6 +69,7 @@ class Recorder:
         recorder, task = self._working[lease.shard]
         recorder.stop()
         self._lags.pop(lease.shard, None)
+        self._show_lag()
         if gracefully:
             # Not cancelled with the waiter: a transaction is finished, whoever has stopped waiting for it.
             await asyncio.shield(asyncio.wait((task,)))
@@ -97,8 +98,11 @@ class Recorder:
 
     def _lagging(self, shard: int, entries: int, age_ms: int) -> None:
         self._lags[shard] = entries, age_ms
+        self._show_lag()
+
+    def _show_lag(self) -> None:
         _LAG_ENTRIES.set(sum(entries for entries, _ in self._lags.values()))
-        _LAG_SECONDS.set(max(age_ms for _, age_ms in self._lags.values()) / 1000)
+        _LAG_SECONDS.set(max((age_ms for _, age_ms in self._lags.values()), default=0) / 1000)
 
 
 def main(settings: Settings) -> int:

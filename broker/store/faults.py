@@ -17,8 +17,8 @@ NO_PARTITION: Final = "23514"
 UNIQUE: Final = "23505"
 
 # By class (the first two characters). 08 connection, 25 transaction state (a standby is read-only), 28
-# authorisation, 3D no such database, 40 deadlock, 53 resources, 55 lock not available, 57 operator intervention
-# and statement time-out, 58 system error, XX internal.
+# authorisation, 3D no such database, 40 deadlock, 53 resources, 55 lock not available, 57 operator
+# intervention and statement time-out, 58 system error, XX internal.
 _AWAY: Final = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
 # A table, function, column or right is missing: the database has not been migrated yet.
 _UNPREPARED: Final = frozenset({"42P01", "42883", "42703", "42501"})

@@ -66,10 +66,13 @@ async def test_sessions_carry_the_limits(pool: Pool) -> None:
 
 
 async def test_a_transaction_that_fails_leaves_nothing_and_the_connection_serves_on(pool: Pool) -> None:
-    with pytest.raises(DataFault):
+    async def fail() -> None:
         async with pool.transaction() as connection:
             await connection.execute("CREATE TABLE left_over ()")
             await connection.execute("SELECT 1 / 0")
+
+    with pytest.raises(DataFault):
+        await fail()
     assert await pool.fetch_value("SELECT to_regclass('left_over') IS NULL")
 
 
