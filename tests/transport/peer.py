@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from broker.core.addresses import AddressPolicy
-from broker.transport.client import Answer, Deadlines, Failure, PushClient, Target, parse_endpoint
+from broker.transport.client import (
+    Answer,
+    Deadlines,
+    Failure,
+    FailureKind,
+    PushClient,
+    Target,
+    parse_endpoint,
+)
 
 LOOPBACK = AddressPolicy(["127.0.0.0/8", "::1/128"])
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -129,9 +137,8 @@ async def pushing(**options: object) -> AsyncIterator[PushClient]:
 
 
 def head_for(target: Target, body: bytes) -> bytes:
-    return (
-        f"POST {target.path} HTTP/1.1\r\nHost: {target.origin.authority}\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode()
+    fields = f"Host: {target.origin.authority}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {target.path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
 class Outcomes(list[Answer | Failure]):
@@ -161,3 +168,7 @@ async def answer(client: PushClient, target: Target, body: bytes = b"{}") -> Ans
     outcome = await post(client, target, body)
     assert isinstance(outcome, Answer), outcome
     return outcome
+
+
+def kind_of(outcome: Answer | Failure) -> FailureKind | None:
+    return outcome.kind if isinstance(outcome, Failure) else None

@@ -31,7 +31,8 @@ ANSWERS = {
     "not modified": Case(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304),
     "no reason": Case(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"),
     "chunked": Case(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\n",
         body=b"abcde",
     ),
     "close announced": Case(
@@ -59,7 +60,8 @@ ANSWERS = {
         b"HTTP/1.1 103 E\r\nRetry-After: 9\r\n\r\nHTTP/1.1 503 U\r\nContent-Length: 0\r\n\r\n", 503
     ),
     "retry-after of what was not asked for": Case(
-        b"HTTP/1.1 503 U\r\nContent-Length: 0\r\n\r\nHTTP/1.1 503 U\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 U\r\nContent-Length: 0\r\n\r\n"
+        b"HTTP/1.1 503 U\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n",
         503,
         kept=False,
     ),
@@ -103,7 +105,7 @@ async def test_response_is_read_as_it_was_meant(case: Case, whole: bool) -> None
         await link.write(data[2_000:])
 
     async with peer(script) as there, pushing() as client:
-        # Dripped, what nobody asked for may come when the next request is out: HTTP/1.1 cannot tell them apart.
+        # Dripped, what nobody asked for may come after the next request: HTTP/1.1 cannot tell.
         posts = 2 if whole or case.kept else 1
         for _ in range(posts):
             got = await answer(client, there.target())

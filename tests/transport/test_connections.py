@@ -5,7 +5,21 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
-from peer import HASTY, LOOPBACK, OK, PATIENT, Link, Outcomes, Script, answer, head_for, peer, post, pushing
+from peer import (
+    HASTY,
+    LOOPBACK,
+    OK,
+    PATIENT,
+    Link,
+    Outcomes,
+    Script,
+    answer,
+    head_for,
+    kind_of,
+    peer,
+    post,
+    pushing,
+)
 
 from broker.transport.client import Answer, Deadlines, Failure, FailureKind, PushClient
 from schema import limits
@@ -19,10 +33,6 @@ async def serving(link: Link) -> None:
 
 async def silent(link: Link) -> None:
     await link.until_closed()
-
-
-def kind_of(outcome: Answer | Failure) -> FailureKind | None:
-    return outcome.kind if isinstance(outcome, Failure) else None
 
 
 async def test_connection_is_used_again() -> None:

@@ -1,5 +1,7 @@
 """The response reader as a pure machine: however bytes are cut, it comes to the same result."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,8 @@ STREAMS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     b"HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n",
     b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 429 T\r\nRetry-After: 7\r\nContent-Length: 1\r\n\r\nx",
-    b"HTTP/1.1 503 U\r\nretry-after: soon\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+    b"HTTP/1.1 503 U\r\nretry-after: soon\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
     b"HTTP/1.0 500 E\r\nContent-Length: 2\r\n\r\nno",
     b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
 ]
@@ -33,7 +36,7 @@ def result_of(pieces: list[bytes]) -> Result:
 
 def cut(stream: bytes, places: set[int]) -> list[bytes]:
     edges = [0, *sorted(place for place in places if place < len(stream)), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.sampled_from(STREAMS), st.sets(st.integers(1, 130)))
