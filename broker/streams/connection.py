@@ -162,7 +162,10 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(error)
         waiting, self._waiting = self._waiting, deque()
         for on_reply in waiting:
-            on_reply(self._failure)
+            try:
+                on_reply(self._failure)
+            except Exception as bug:  # in one callback; the others are owed their answer all the same
+                self._loop.call_exception_handler({"message": "a Redis callback failed", "exception": bug})
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 -- Settles one batch of attempts: deletes finished entries from their mailboxes, plans retries, and appends what
 -- happened to the ledger. Atomic, because an entry that is gone without its ledger event would be lost.
--- The first write frees memory, so Redis at its memory limit does not refuse it.
+-- The first write frees memory (or changes nothing), so Redis at its memory limit does not refuse it: what was
+-- attempted must come to its end, or nothing would ever be freed.
 --
 -- KEYS 1 owner:deliver  2 ledger  3 due  4 expiry  5.. mailboxes with finished entries
 -- ARGV 1 owner value  2 ledger batch as JSON ('' for none)  3 number of retries to plan
@@ -10,6 +11,7 @@
 -- Reply: number of entries deleted.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED settle') end
 local plan, over, forget = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if #KEYS == 4 and over == 0 then redis.call('ZREM', KEYS[3], '') end
 local mailboxes_at = 5 + 2 * plan + over + forget
 local at, deleted = mailboxes_at, 0
 for k = 5, #KEYS do
