@@ -119,6 +119,8 @@ class EmbeddedPostgres:
         require_ours(self._home)
         account = account_for(self._data)
         self._stop_leftover(account)
+        if self._process is not None:
+            self._process.reap()
         self._password = kept_secret(self._home / "password")
         if not (self._data / "PG_VERSION").exists():
             self._initialise(account)
@@ -235,8 +237,6 @@ class EmbeddedPostgres:
             return
         if runs_with(pid, str(self._data)):
             stop_leftover(pid, str(self._data), _FAST)
-        if self._process is not None:
-            self._process.exit_code()
         # A server that was killed leaves the file, and its pid may be a zombie's or a stranger's by now, at
         # which PostgreSQL would refuse to start. Its own check passes over the pid of its parent, and still
         # looks for processes that use the old shared memory: removing the file would lose that.

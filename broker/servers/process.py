@@ -7,17 +7,22 @@ sure by its command line that the pid is really ours (pids are reused), and stop
 
 import os
 import pwd
+import random
 import secrets
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from schema.errors import Unavailable
 
 POLL_S = 0.01
+REAP_S = 5.0
+QUIET_PORTS = (15_000, 32_000)
+GUESSES_MAX = 100
 LOG_TAIL_BYTES = 2_000
 SOCKET_PATH_BYTES_MAX = 100
 """Unix socket paths end at 103 (macOS) or 107 bytes (Linux)."""
@@ -78,6 +83,11 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 continue
         raise ServerFailed(f"process {self.pid} does not end")
+
+    def reap(self) -> None:
+        """Collect a process that has just been ended by other means, so that no zombie stays."""
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(REAP_S)
 
     def log_tail(self) -> str:
         """Return the end of what it logged since this start."""
@@ -144,18 +154,28 @@ def stop_leftover(pid: int, mark: str, steps: Sequence[tuple[signal.Signals, flo
 
 
 def choose_port(wanted: int) -> int:
-    """Return the wanted loopback port if it is free, else (and for 0) some free one."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            # A port whose last user has just gone is free for a server, which sets this too.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            chosen: int = probe.getsockname()[1]
-            return chosen
+    """Return the wanted loopback port if it is free, else (and for 0) some free one.
+
+    Chosen below the range from which the kernel gives ports to outgoing connections: between our look and the
+    server's bind, one of thousands of those would take it now and then.
+    """
+    guesses = [random.randrange(*QUIET_PORTS) for _ in range(GUESSES_MAX)]
+    for port in filter(None, (wanted, *guesses)):
+        if is_free("127.0.0.1", port):
+            return port
     raise ServerFailed("no free port on 127.0.0.1")
+
+
+def is_free(host: str, port: int) -> bool:
+    """Tell whether a server could listen there now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # A port whose last user has just gone is free for a server, which sets this too.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
 
 
 def kept_secret(path: Path) -> str:

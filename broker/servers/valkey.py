@@ -125,6 +125,8 @@ class EmbeddedValkey:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_ours(self._home)
         self._stop_leftover()
+        if self._process is not None:
+            self._process.reap()
         self._password = kept_secret(self._home / "password")
         wanted = kept_port(self._home / "port") or self._wanted_port
         for _ in range(STARTS_MAX):
@@ -194,8 +196,6 @@ class EmbeddedValkey:
         pid = read_pid(self._pid_file)
         if pid is not None and pid != os.getpid() and runs_with(pid, str(self._config)):
             stop_leftover(pid, str(self._config), _STOP)
-        if self._process is not None:
-            self._process.exit_code()
         self._pid_file.unlink(missing_ok=True)
 
 

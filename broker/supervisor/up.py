@@ -8,13 +8,12 @@ of the processes; the stores still stop by themselves, so that nothing accepted 
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
-from broker.servers.process import ServerFailed
+from broker.servers.process import ServerFailed, choose_port, is_free
 from broker.servers.running import Running, forget_running, write_running
 from broker.settings import EXIT_CODE_FAULTY, Settings
 from broker.supervisor.child import ChildMisconfigured
@@ -37,6 +36,8 @@ EXIT_CODE_FAILED: Final = 1
 EXIT_CODE_IN_USE: Final = 3
 STOP_S_MAX: Final = 60.0
 """After this a stop becomes abrupt by itself."""
+SECOND_SIGNAL_S: Final = 1.0
+"""One Ctrl-C can arrive twice: from the terminal, and from `make` or `timeout`, which pass it on."""
 MIGRATE_S: Final = 60.0
 """How long a database that is set by URL may take to come up."""
 MIGRATE_RETRY_S: Final = 0.5
@@ -55,6 +56,7 @@ class Up:
         self._stop = asyncio.Event()
         self._abrupt = asyncio.Event()
         self._started = time.monotonic()
+        self._asked_to_stop = 0.0
 
     async def run(self) -> int:
         """Run until a signal; return the exit code."""
@@ -70,13 +72,15 @@ class Up:
             return _failed(error, EXIT_CODE_FAILED)
         finally:
             for signum in _SIGNALS:
+                # An impatient Ctrl-C in the last moment must not turn a clean stop into a failure.
                 loop.remove_signal_handler(signum)
+                signal.signal(signum, signal.SIG_IGN)
 
     async def _run_in(self, directory: DataDirectory, lifeline: Lifeline) -> int:
         patience_s = self._settings.drain_timeout_ms / 1000 + ORPHANS_GRACE_S
         if await asyncio.to_thread(directory.wait_for_orphans, patience_s):
             logs.warning("supervisor.orphans_ended", data_dir=str(directory.path))
-        self._settings = _with_ports(self._settings)
+        self._settings = _with_port(self._settings)
         stores = Stores(self._settings, directory.path)
         try:
             await stores.start()
@@ -141,11 +145,17 @@ class Up:
         )
         seconds = time.monotonic() - self._started
         sys.stdout.write(
-            f"Streams  {running.redis_url}\nRecord   {running.database_tcp_url}\n{allowed}"
+            f"{self._own_stores(running)}{allowed}"
             f"Ready after {seconds:.1f} s: {running.api_url} (docs {running.api_url}/docs, "
             f"metrics {running.metrics_url}), {key}\n"
         )
         sys.stdout.flush()
+
+    def _own_stores(self, running: Running) -> str:
+        """Return lines with the addresses of our own stores; others' passwords are not ours to show."""
+        streams = "" if self._settings.redis_url else f"Streams  {running.redis_url}\n"
+        record = "" if self._settings.database_url else f"Record   {running.database_tcp_url}\n"
+        return streams + record
 
     def _running(self, key: str, stores: Stores, metrics_port: int) -> Running:
         settings = self._settings
@@ -161,9 +171,12 @@ class Up:
         )
 
     def _on_signal(self) -> None:
-        if self._stop.is_set():
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._asked_to_stop = now
+            self._stop.set()
+        elif now - self._asked_to_stop > SECOND_SIGNAL_S:
             self._abrupt.set()
-        self._stop.set()
 
 
 class _Gathered:
@@ -202,22 +215,18 @@ async def _migrate(database_url: str, stop: asyncio.Event) -> None:
             return
 
 
-def _with_ports(settings: Settings) -> Settings:
+def _with_port(settings: Settings) -> Settings:
     """Return the settings with a free port in place of 0, having seen that the gateway's is free.
 
     Raises: ServerFailed, naming the port, before anything was started.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ServerFailed(
-                f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
-                "choose others with --host and --port"
-            ) from None
-        return settings.model_copy(update={"port": probe.getsockname()[1]})
+    port = settings.port or choose_port(0)
+    if not is_free(settings.host, port):
+        raise ServerFailed(
+            f"cannot listen on {settings.host} port {port}: taken, or no address of this machine; "
+            "choose others with --host and --port"
+        )
+    return settings.model_copy(update={"port": port})
 
 
 def _reachable(host: str) -> str:
