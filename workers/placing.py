@@ -24,7 +24,7 @@ from schema.message import Envelope, Lane, Reason, Status
 from schema.times import from_ms, to_ms
 
 CREATED_AHEAD_MS_MAX: Final = 300_000
-CREATED_AGE_MS_MAX: Final = 24 * 3600 * 1000
+CREATED_AGE_MS_MAX: Final = 30 * 24 * 3600 * 1000
 """A creation time further ahead of Redis' clock, or further behind it, is not believed."""
 
 
@@ -36,11 +36,13 @@ class Way(Enum):
     ENDED = "ended"
     QUARANTINED = "quarantined"
     UNDECIDED = "undecided"
+    DUPLICATE = "duplicate"
 
 
 class Placement(Struct, gc=False):
     """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
-    forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote."""
+    forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote. `key`:
+    what makes a second publish of the same message a duplicate; empty for what is not looked up."""
 
     way: Way
     raw: bytes
@@ -51,6 +53,7 @@ class Placement(Struct, gc=False):
     requirements: tuple[str, ...] = ()
     reason: str = ""
     detail: str = ""
+    key: bytes = b""
 
 
 class Signature(Struct):
@@ -95,6 +98,20 @@ class Placer:
             self._complete(envelope, entry)
         except Rejected as error:
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
+        placement = self._place(raw, envelope, entry, chosen, now_ms, chance)
+        if not entry.passed and placement.way is not Way.QUARANTINED:
+            placement.key = deduplication_key(envelope)
+        return placement
+
+    def _place(
+        self,
+        raw: bytes,
+        envelope: Envelope,
+        entry: IngressEntry,
+        chosen: dict[str, str],
+        now_ms: int,
+        chance: tuple[float, float],
+    ) -> Placement:
         if not self._resolve_sender(envelope):
             return Placement(Way.UNDECIDED, raw, envelope)
         if not entry.passed and self._is_early(envelope, now_ms):

@@ -10,43 +10,31 @@ copy. "Unknown recipient" is judged only against a directory refreshed after the
 
 import asyncio
 import random
-from base64 import b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from broker.core.lanes import LaneWeights
 from broker.streams.clock import ServerClock
-from broker.streams.connection import Connection, Reply
+from broker.streams.connection import Connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
 from broker.streams.lanes import IngressEntry, LaneReader
-from broker.streams.moves import LANE_NUMBER, Move, RouteBatch, call_route
 from broker.streams.ownership import Lease
-from broker.telemetry import logs, metrics
-from schema.codec import encode
 from schema.errors import BrokerError, StoreUnavailable
-from schema.ledger import Event, EventKind
 from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FLIGHT_MAX
-from schema.message import LANES, Lane, lane_of
-from schema.times import to_ms
+from schema.message import LANES, Lane, Reason
 from workers.delivery.delivery import Delivery
-from workers.delivery.items import Mailbox
-from workers.placing import Placement, Placer, Signature, Way, deduplication_key, event_of
+from workers.moving import Mover, Placed
+from workers.placing import Placement, Placer, Way
 
 BUFFERED_ENTRIES_MAX: Final = 256
 """Entries read ahead per lane; beyond this a lane is not read until routing has caught up."""
-SET_ASIDE_MAX: Final = 1_000
+SET_ASIDE_MAX: Final = 10_000
+"""Entries that may wait for Postgres to judge an unknown name; beyond this routing waits with them."""
 SET_ASIDE_S: Final = 1.0
-"""How long an entry waits whose recipient cannot be judged while Postgres is away."""
-
-_OUTCOMES: Final = {
-    outcome: metrics.MESSAGES.child(stage="route", outcome=outcome)
-    for outcome in ("routed", "forwarded", "parked", "duplicate", "quarantined", "failed")
-}
 
 
 class RouterRules(Struct, frozen=True):
@@ -54,16 +42,6 @@ class RouterRules(Struct, frozen=True):
 
     shards: int
     window_ms: int
-
-
-class _Routed(Struct, gc=False):
-    """A move under way, and what to do when Redis has made it."""
-
-    placement: Placement
-    body: bytes = b""
-    waiter: str = ""
-    told: bool = True
-    mailbox: Mailbox | None = None
 
 
 class Router:
@@ -83,7 +61,6 @@ class Router:
         rules: RouterRules,
         delivery: Callable[[], Delivery | None],
     ) -> None:
-        self.lease = lease
         self.failed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._keys = keys
@@ -94,10 +71,19 @@ class Router:
         self._clock = clock
         self._rules = rules
         self._delivery = delivery
+        self._mover = Mover(
+            connection,
+            keys,
+            owner=lease.value,
+            window_ms=rules.window_ms,
+            clock=clock,
+            delivery=delivery,
+        )
         self._weights = LaneWeights()
         self._buffers: dict[Lane, deque[IngressEntry]] = {lane: deque() for lane in LANES}
         self._set_aside: deque[IngressEntry] = deque()
         self._chosen: dict[str, str] = {}
+        """Choices an earlier owner wrote down and may or may not have forwarded."""
         self._calls = 0
         self._per_entry = 1.0
         self._work = asyncio.Event()
@@ -133,7 +119,7 @@ class Router:
     async def _read(self) -> None:
         while True:
             lanes = [lane for lane in LANES if len(self._buffers[lane]) < BUFFERED_ENTRIES_MAX]
-            if not lanes:
+            if not lanes or len(self._set_aside) >= SET_ASIDE_MAX:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -151,6 +137,7 @@ class Router:
                 entry = self._set_aside.popleft()
                 self._buffers[entry.lane].append(entry)
                 self._work.set()
+            self._room.set()
 
     # --- routing --------------------------------------------------------------------------------------
 
@@ -159,48 +146,60 @@ class Router:
             if self._stopping or not any(self._buffers.values()):
                 self._work.clear()
                 await self._work.wait()
-                continue
-            if self._calls >= ROUTE_CALLS_IN_FLIGHT_MAX:
+            elif self._calls >= ROUTE_CALLS_IN_FLIGHT_MAX:
                 self._room.clear()
                 await self._room.wait()
-                continue
-            await self._route_batch(self._take())
-            self._room.set()
+            elif (delivery := self._delivery()) is not None and delivery.is_saturated:
+                # What is left in the ingress costs nothing; routed now, it would be told to the record and
+                # read back later.
+                await delivery.relief()
+            else:
+                # Counted from here, so that a drain waits for a batch that is still being decided.
+                self._calls += 1
+                placed = await self._place_batch(self._take())
+                if placed:
+                    self._mover.move(placed, self._moved)
+                else:
+                    self._moved(None)
 
     def _take(self) -> list[IngressEntry]:
         """Take entries for one batch, by the weights of their lanes, aiming at a number of messages."""
         room = max(1, int(ROUTE_BATCH_MAX / self._per_entry))
         entries = [entry for _, entry in self._weights.take(self._buffers, room)]
         messages = sum(len(entry.messages) for entry in entries)
-        self._per_entry += 0.2 * (messages / len(entries) - self._per_entry) if entries else 0
+        self._per_entry += 0.2 * (max(1.0, messages / len(entries)) - self._per_entry)
         return entries
 
-    async def _route_batch(self, entries: list[IngressEntry]) -> None:
+    async def _place_batch(self, entries: list[IngressEntry]) -> Placed:
         now_ms = self._clock.now_ms()
-        placed: list[tuple[IngressEntry, list[Placement]]] = [
-            (entry, self._place_all(entry, now_ms)) for entry in entries
-        ]
+        keys: set[bytes] = set()
+        placed = [(entry, self._place_all(entry, keys, now_ms)) for entry in entries]
         if any(one.way is Way.UNDECIDED for _, many in placed for one in many):
             placed = await self._judge_unknown(placed, now_ms)
-        if any(one.way is Way.FORWARD for _, many in placed for one in many):
-            await self._forward([one for _, many in placed for one in many if one.way is Way.FORWARD])
-        if placed:
-            self._move(placed, self._clock.now_ms())
+        leaving = [(entry, one) for entry, many in placed for one in many if one.way is Way.FORWARD]
+        if leaving:
+            await self._forward(leaving, now_ms)
+        return placed
 
-    def _place_all(self, entry: IngressEntry, now_ms: int) -> list[Placement]:
+    def _place_all(self, entry: IngressEntry, keys: set[bytes], now_ms: int) -> list[Placement]:
         if not entry.messages or len(entry.messages) > ENTRY_MESSAGES_MAX:
             detail = f"{len(entry.messages)} fields `m`; 1 to {ENTRY_MESSAGES_MAX}"
             raw = b"\n".join(entry.messages)
-            return [Placement(Way.QUARANTINED, raw, reason="malformed", detail=detail)]
-        place = self._placer.place
-        return [
-            place(raw, entry, self._chosen, now_ms=now_ms, chance=(random.random(), random.random()))
-            for raw in entry.messages
-        ]
+            return [Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=detail)]
+        placements = []
+        for raw in entry.messages:
+            placement = self._place(raw, entry, now_ms)
+            if placement.key and placement.key in keys:
+                placement.way = Way.DUPLICATE
+            keys.add(placement.key)
+            placements.append(placement)
+        return placements
 
-    async def _judge_unknown(
-        self, placed: list[tuple[IngressEntry, list[Placement]]], now_ms: int
-    ) -> list[tuple[IngressEntry, list[Placement]]]:
+    def _place(self, raw: bytes, entry: IngressEntry, now_ms: int) -> Placement:
+        chance = (random.random(), random.random())
+        return self._placer.place(raw, entry, self._chosen, now_ms=now_ms, chance=chance)
+
+    async def _judge_unknown(self, placed: Placed, now_ms: int) -> Placed:
         """Refresh the directory and place again; what is unknown then, is unknown. With Postgres away nobody
         can say, so the entries concerned wait."""
         try:
@@ -213,219 +212,46 @@ class Router:
                 else:
                     known.append((entry, many))
             return known
-        again = []
         for entry, many in placed:
-            if any(one.way is Way.UNDECIDED for one in many):
-                many = [
-                    self._placer.judge_unknown(one) if one.way is Way.UNDECIDED else one
-                    for one in self._place_all(entry, now_ms)
-                ]
-            again.append((entry, many))
-        return again
+            for number, one in enumerate(many):
+                if one.way is Way.UNDECIDED:
+                    again = self._place(one.raw, entry, now_ms)
+                    decided = again.way is not Way.UNDECIDED
+                    many[number] = again if decided else self._placer.judge_unknown(again)
+        return placed
 
-    async def _forward(self, placements: list[Placement]) -> None:
+    async def _forward(self, leaving: list[tuple[IngressEntry, Placement]], now_ms: int) -> None:
         """Hand messages to the shards of their recipients; choices are written down first."""
-        choices = [one for one in placements if one.chosen]
-        if choices:
-            pairs: list[str] = []
-            for one in choices:
-                assert one.envelope is not None
-                assert one.agent is not None
-                pairs += (one.envelope.id, one.agent.id)
-                self._chosen[one.envelope.id] = one.agent.id
-            await self._connection.send("HSET", self._keys.chosen, *pairs)
-        await self._publisher.publish_many([one.envelope for one in placements if one.envelope is not None])
-        _OUTCOMES["forwarded"].inc(len(placements))
-
-    # --- moving ---------------------------------------------------------------------------------------
-
-    def _move(self, placed: list[tuple[IngressEntry, list[Placement]]], now_ms: int) -> None:
-        batch = RouteBatch()
-        routed: list[_Routed] = []
-        delivery = self._delivery()
-        keys_seen: set[bytes] = set()
-        for entry, placements in placed:
-            batch.done[entry.lane].append(entry.id)
-            for placement in placements:
-                key = self._key_of(placement, entry)
-                if key and key in keys_seen:
-                    _OUTCOMES["duplicate"].inc()
-                    continue
-                keys_seen.add(key)
-                routed.append(self._add(batch, placement, entry, key, delivery, now_ms))
-        self._calls += 1
-        call_route(
-            self._connection,
-            self._keys,
-            batch,
-            owner=self.lease.value,
-            window_ms=self._rules.window_ms,
-            now_ms=now_ms,
-            on_reply=partial(self._moved, routed, delivery),
-        )
-
-    def _key_of(self, placement: Placement, entry: IngressEntry) -> bytes:
-        """Return the deduplication key: none for what was deduplicated before, and for what is no message."""
-        if entry.passed or placement.envelope is None or placement.way is Way.QUARANTINED:
-            return b""
-        return deduplication_key(placement.envelope)
-
-    def _add(
-        self,
-        batch: RouteBatch,
-        placement: Placement,
-        entry: IngressEntry,
-        key: bytes,
-        delivery: Delivery | None,
-        now_ms: int,
-    ) -> _Routed:
-        envelope, way = placement.envelope, placement.way
-        if way is Way.QUARANTINED:
-            batch.moves.append(Move(b"", None, event=self._quarantined(placement, entry, now_ms)))
-            return _Routed(placement)
-        assert envelope is not None
-        body = encode(envelope)
-        waiter = entry.waiter
-        if way is Way.MAILBOX:
-            return self._add_to_mailbox(batch, placement, body, waiter, key, delivery, now_ms)
-        event = event_of(placement, body, waiter, now_ms=now_ms)
-        if way is Way.FORWARD:
-            batch.moves.append(Move(key, None))
-            if placement.chosen:
-                batch.forget.append(envelope.id)
-                self._chosen.pop(envelope.id, None)
-        elif way is Way.LATER:
-            assert envelope.deliver_at is not UNSET
-            assert envelope.deliver_at is not None
-            member = LANE_NUMBER[entry.lane] + envelope.id
-            batch.moves.append(
-                Move(key, None, body, event=event, moment=to_ms(envelope.deliver_at), later=member)
-            )
-        elif way is Way.PARKED:
-            signature = Signature(placement.requirements, envelope.message_type, entry.lane)
-            batch.parked[signature.key] = encode(signature)
-            target = self._keys.parked_stream(signature.key)
-            batch.moves.append(Move(key, target, body, waiter, event, _expires_ms(placement)))
-        else:
-            batch.moves.append(Move(key, None, event=event))
-        return _Routed(placement)
-
-    def _add_to_mailbox(
-        self,
-        batch: RouteBatch,
-        placement: Placement,
-        body: bytes,
-        waiter: str,
-        key: bytes,
-        delivery: Delivery | None,
-        now_ms: int,
-    ) -> _Routed:
-        envelope, agent = placement.envelope, placement.agent
-        assert envelope is not None
-        assert agent is not None
-        lane = lane_of(envelope.priority)
-        mailbox = delivery.expect(agent, lane) if delivery is not None else None
-        target = mailbox.key if mailbox is not None else self._keys.mailbox(agent.id, lane)
-        direct = False
-        if delivery is not None and mailbox is not None:
-            direct = delivery.takes_directly(mailbox)
-            if not mailbox.active:
-                mailbox.active = True
-                batch.activate.add(target)
-        elif agent.endpoint is not None:
-            batch.activate.add(target)
-            batch.ring.append(target)
-        event = b"" if direct else event_of(placement, body, waiter, now_ms=now_ms)
-        batch.moves.append(Move(key, target, body, waiter, event, _expires_ms(placement)))
-        return _Routed(placement, body, waiter, not direct, mailbox)
-
-    def _quarantined(self, placement: Placement, entry: IngressEntry, now_ms: int) -> bytes:
-        """Return the events of something set aside: its bytes, and, where it is a message, how that ended."""
-        events = [
-            Event(
-                kind=EventKind.QUARANTINED,
-                id=entry.id,
-                at_ms=now_ms,
-                reason=placement.reason,
-                detail=placement.detail[:500],
-                raw=b64encode(placement.raw).decode(),
-                stream=self._keys.ingress[entry.lane],
-            )
+        known = await self._seen_before([one for _, one in leaving], now_ms)
+        parting = [one for (entry, one), seen in zip(leaving, known, strict=True) if entry.passed or not seen]
+        choices = [
+            part
+            for one in parting
+            if one.chosen and one.envelope is not None and one.agent is not None
+            for part in (one.envelope.id, one.agent.id)
         ]
-        metrics.QUARANTINED.child().inc()
-        logs.warning(
-            "route.quarantined",
-            shard=self._keys.shard,
-            entry=entry.id,
-            reason=placement.reason,
-            detail=placement.detail,
+        if choices:
+            await self._connection.send("HSET", self._keys.chosen, *choices)
+        await self._publisher.publish_many([one.envelope for one in parting if one.envelope is not None])
+
+    async def _seen_before(self, placements: list[Placement], now_ms: int) -> list[bool]:
+        """Tell which were routed here already: a second choice might send them to somebody else. The route
+        call drops them like any duplicate."""
+        window = now_ms // self._rules.window_ms
+        keys = [one.key or b"-" for one in placements]
+        now, before = await self._connection.send_many(
+            [
+                ("SMISMEMBER", self._keys.seen(window), *keys),
+                ("SMISMEMBER", self._keys.seen(window - 1), *keys),
+            ]
         )
-        encoded = encode(events[0])
-        if placement.envelope is not None:
-            encoded += b"," + event_of(placement, encode(placement.envelope), entry.waiter, now_ms=now_ms)
-        return encoded
+        return [bool(one or other) for one, other in zip(now, before, strict=True)]
 
-    # --- after the move -------------------------------------------------------------------------------
-
-    def _moved(self, routed: list[_Routed], delivery: Delivery | None, reply: Reply) -> None:
-        """Hand over what Redis has moved; `delivery` is who expected it."""
+    def _moved(self, error: BrokerError | None) -> None:
         self._calls -= 1
         self._room.set()
-        if isinstance(reply, BrokerError):
-            if not self.failed.done():
-                self.failed.set_result(reply)
-            return
-        now_ms = self._clock.now_ms()
-        owner = self._delivery()
-        moved = 0
-        for one, entry in zip(routed, reply, strict=True):
-            way = one.placement.way
-            if way is Way.MAILBOX:
-                moved += entry is not None
-                if owner is not None:
-                    self._hand_over(owner, one, entry, expected=owner is delivery, now_ms=now_ms)
-            elif entry is not None and way is not Way.FORWARD:
-                _OUTCOMES[_COUNTED[way]].inc()
-            if entry is None:
-                _OUTCOMES["duplicate"].inc()
-        _OUTCOMES["routed"].inc(moved)
-
-    def _hand_over(
-        self, owner: Delivery, one: _Routed, entry: bytes | None, *, expected: bool, now_ms: int
-    ) -> None:
-        envelope, agent = one.placement.envelope, one.placement.agent
-        assert envelope is not None
-        assert agent is not None
-        if not expected:
-            # The delivery owner changed while the call was under way: the new one has to look for itself.
-            owner.ring(self._keys.mailbox(agent.id, lane_of(envelope.priority)))
-        elif one.mailbox is not None and entry is None:
-            owner.miss(one.mailbox)
-        elif one.mailbox is not None and entry is not None:
-            owner.accept(
-                one.mailbox,
-                entry.decode(),
-                envelope,
-                one.body,
-                waiter=one.waiter,
-                told=one.told,
-                route=one.placement.route,
-                now_ms=now_ms,
-            )
+        if error is not None and not self.failed.done():
+            self.failed.set_result(error)
 
     async def _watch(self) -> None:
         raise await self.failed
-
-
-_COUNTED: Final = {
-    Way.PARKED: "parked",
-    Way.LATER: "parked",
-    Way.ENDED: "failed",
-    Way.QUARANTINED: "quarantined",
-}
-
-
-def _expires_ms(placement: Placement) -> int | None:
-    envelope = placement.envelope
-    assert envelope is not None
-    return None if envelope.expires_at is None else to_ms(envelope.expires_at)

@@ -108,6 +108,7 @@ class Delivery:
         self._unannounced: deque[Item] = deque()
         self._waited: deque[Item] = deque()
         self._due_sooner = asyncio.Event()
+        self._relieved = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
@@ -137,6 +138,7 @@ class Delivery:
     def close(self) -> None:
         """Stop. Results that still come are dropped: whoever owns the shard next sends those again."""
         self._stopping = True
+        self._relieved.set()
         self._settler.close()
         if not self.failed.done():
             self.failed.cancel()
@@ -205,6 +207,17 @@ class Delivery:
         if ready:
             self.is_ready = True
             self._collect()
+
+    @property
+    def is_saturated(self) -> bool:
+        """Tell whether endpoints with room wait for the shard's quota: more would only queue."""
+        return len(self._ready) > 0 and self.in_flight >= self._rules.quota
+
+    async def relief(self) -> None:
+        """Wait until the quota has room again."""
+        while self.is_saturated and not self._stopping:
+            self._relieved.clear()
+            await self._relieved.wait()
 
     def outstanding(self, agent_id: str) -> int:
         """Return how many messages of an agent are not finished, as far as memory knows."""
@@ -295,10 +308,12 @@ class Delivery:
         self._pump(endpoint, now_ms)
         if self.room.hungry:
             self._collect()
-        if self._ready and self.in_flight < self._rules.quota:
+        while self._ready and self.in_flight < self._rules.quota:
             waiting = self._ready.popleft()
             waiting.ready = False
             self._pump(waiting, now_ms)
+        if not self._ready:
+            self._relieved.set()
 
     def _replied(self, item: Item, outcome: Outcome) -> None:
         self._replying -= 1
