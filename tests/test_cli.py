@@ -79,7 +79,8 @@ def test_migrations_are_applied_once(
 def test_no_role_is_imported_that_was_not_asked_for() -> None:
     program = (
         "import sys, broker.cli; "
-        "print([name for name in sys.modules if name.split('.')[0] in ('workers', 'asyncpg', 'falcon', 'redis')])"
+        "roles = ('workers', 'asyncpg', 'falcon', 'redis'); "
+        "print([name for name in sys.modules if name.split('.')[0] in roles])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
