@@ -24,6 +24,8 @@ def from_ms(at_ms: int) -> datetime:
 
 def as_utc(moment: datetime) -> datetime:
     """Return the same moment in UTC; a naive one is taken as UTC."""
+    if moment.tzinfo is UTC:
+        return moment
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC)

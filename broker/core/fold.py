@@ -16,6 +16,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 from msgspec import UNSET, MsgspecError, Raw, Struct, UnsetType, field
 
@@ -26,6 +27,13 @@ from schema.ids import is_id, made_ms
 from schema.ledger import Event, EventKind
 from schema.message import Envelope, Reason, Status
 from schema.times import as_utc, from_ms
+
+# Looking a member up in its Enum class takes CPython 3.11 0.3 us: once here, not six times an event.
+_PENDING: Final = Status.PENDING
+_DELIVERED: Final = Status.DELIVERED
+_PROCESSED: Final = Status.PROCESSED
+_SUCCESS: Final = AttemptStatus.SUCCESS
+_QUARANTINED: Final = EventKind.QUARANTINED
 
 
 class MessageRow(Struct, kw_only=True, gc=False):
@@ -86,7 +94,7 @@ def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
     attempts: dict[tuple[str, int, int, int], AttemptRow] = {}
     rows = Rows()
     for event in events:
-        if event.kind is EventKind.QUARANTINED:
+        if event.kind is _QUARANTINED:
             rows.quarantine.append(_quarantined(event, shard))
             continue
         if (attempt := event.attempt) is not None:
@@ -136,7 +144,7 @@ def _advance(row: MessageRow, new: MessageRow) -> None:
     row.processed_ms = _earliest(row.processed_ms, new.processed_ms)
     if new.retry_count > row.retry_count:
         row.retry_count, row.next_attempt_ms = new.retry_count, new.next_attempt_ms
-    if row.status is not Status.PENDING:
+    if row.status is not _PENDING:
         row.next_attempt_ms = None
 
 
@@ -156,18 +164,18 @@ def _row_of(event: Event) -> MessageRow:
         _place(row, event, event.to)
     if attempt is not None:
         row.round = max(row.round, attempt.round)
-        failed = attempt.status is not AttemptStatus.SUCCESS
+        failed = attempt.status is not _SUCCESS
         row.retry_count = attempt.number if failed else attempt.number - 1
         if not failed:
             row.delivered_ms = event.at_ms
-    if status is Status.PENDING:
+    if status is _PENDING:
         row.next_attempt_ms = event.next_attempt_ms
         return row
     row.reason = None if event.reason is None else _text(event.reason)
     row.result = _present(event.result)
-    if status is Status.DELIVERED:
+    if status is _DELIVERED:
         row.delivered_ms = event.at_ms
-    elif status is Status.PROCESSED:
+    elif status is _PROCESSED:
         row.processed_ms = event.at_ms
     return row
 
@@ -177,9 +185,11 @@ def _add_message(row: MessageRow, event: Event, message: Envelope) -> None:
     row.created_at = _created_at(message, event)
     if isinstance(message.round, int):
         row.round = max(row.round, message.round)
-    to = event.to or message.to_agent_id
-    # A name nobody goes by is no recipient.
-    _place(row, event, to if to is not None and is_id(to) else None)
+    to = event.to
+    if to is None and message.to_agent_id is not None and is_id(message.to_agent_id):
+        # Named by its sender and not found. (A name nobody goes by is no recipient.)
+        to = message.to_agent_id
+    _place(row, event, to)
 
 
 def _place(row: MessageRow, event: Event, to: str | None) -> None:

@@ -41,9 +41,11 @@ def mapped() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as error:
         raise _of_server(error) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise StoreUnavailable(f"DATABASE_URL makes no sense: {error}") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        # The driver's own complaint about an argument is a ValueError as well; so is one about the URL.
-        if isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError):
+        # The driver's own complaint about an argument is the one that is a ValueError as well.
+        if isinstance(error, ValueError):
             raise DataFault(str(error)) from error
         raise StoreUnavailable(f"the store's connection failed: {error}") from error
     except UnicodeEncodeError as error:
