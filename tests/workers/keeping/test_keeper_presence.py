@@ -1,0 +1,254 @@
+"""Signs of life: read in pages, stored, told of when they end and begin again."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keeper_rig import add_agents, agent_ids, hear
+
+from broker.store.agents import fetch
+from broker.store.pool import Pool, open_pool
+from broker.streams.connection import Connection
+from broker.streams.keys import Keys
+from broker.telemetry import logs, metrics
+from schema.errors import StoreUnavailable
+from schema.ids import new_id
+from workers.keeping import heartbeats as heartbeats_module
+from workers.keeping import signs
+from workers.keeping import silence as silence_module
+from workers.keeping.board import Board
+from workers.keeping.heartbeats import Heartbeats
+from workers.keeping.presence import OVERLAP_MS, PresenceFollower
+from workers.keeping.signs import pages
+from workers.keeping.silence import Silence
+
+KEYS = Keys(0)
+SILENT_AFTER_MS = 300_000
+ONLINE_MS = 60_000
+NOW_MS = 1_800_000_000_000
+
+
+class Rig:
+    """A follower at a time of the test's choosing."""
+
+    def __init__(self, connection: Connection, pool: Pool) -> None:
+        self.now_ms = NOW_MS
+        self.heartbeats = Heartbeats(pool, shard=0)
+        self.board = Board()
+        self.follower = PresenceFollower(
+            KEYS,
+            self.heartbeats,
+            Silence(KEYS.presence, shard=0, silent_after_ms=SILENT_AFTER_MS),
+            online_ms=ONLINE_MS,
+            now_ms=lambda: self.now_ms,
+            board=self.board,
+        )
+        self._connection = connection
+
+    async def look(self, *, after_ms: int = 0) -> None:
+        self.now_ms += after_ms
+        await self.follower.look(self._connection)
+
+    async def hear(self, *agent_ids: str, ago_ms: int = 0) -> None:
+        await hear(self._connection, 0, dict.fromkeys(agent_ids, self.now_ms - ago_ms))
+
+
+@pytest.fixture
+def rig(connection: Connection, pool: Pool) -> Rig:
+    return Rig(connection, pool)
+
+
+class Told:
+    """The events logged since the last question."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def now(self, *names: str) -> list[tuple[str, str]]:
+        """Return (event, agent) of the events about agents."""
+        events = [json.loads(line) for line in self._capture.readouterr().err.splitlines()]
+        return [(event["event"], event["agent"]) for event in events if event["event"] in names]
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str]) -> Told:
+    logs.configure(level="info", format="json", process="test")
+    return Told(capfd)
+
+
+async def stored(pool: Pool, *agent_ids: str) -> list[int]:
+    found = {agent.id: agent.heartbeat_ms for agent in await fetch(pool, agent_ids)}
+    return [found[agent_id] for agent_id in agent_ids]
+
+
+# --- pages ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    moments=st.lists(st.integers(0, 12), max_size=30),
+    span=st.tuples(st.integers(0, 13), st.integers(0, 13)),
+    aim=st.integers(1, 5),
+)
+async def test_pages_have_every_agent_of_the_span_once(
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    moments: list[int],
+    span: tuple[int, int],
+    aim: int,
+) -> None:
+    monkeypatch.setattr(signs, "PAGE_AGENTS_AIM", aim)
+    await connection.send("DEL", KEYS.presence)
+    heard = {new_id(): moment for moment in moments}
+    if heard:
+        await hear(connection, 0, heard)
+    from_ms, before_ms = span
+
+    read = [page async for page in pages(connection, KEYS.presence, from_ms=from_ms, before_ms=before_ms)]
+
+    wanted = {agent: at_ms for agent, at_ms in heard.items() if from_ms <= at_ms < before_ms}
+    assert sorted(pair for page in read for pair in page.items()) == sorted(wanted.items())
+
+
+async def test_members_that_are_no_ids_are_left_out(connection: Connection) -> None:
+    [agent] = agent_ids(1)
+    await hear(connection, 0, {agent: 5, "not an id": 5})
+
+    assert [page async for page in pages(connection, KEYS.presence, from_ms=0, before_ms=9)] == [{agent: 5}]
+
+
+# --- into Postgres ----------------------------------------------------------------------------------
+
+
+async def test_heartbeats_are_stored_by_the_latest_sign(rig: Rig, pool: Pool) -> None:
+    agents = agent_ids(3)
+    await add_agents(pool, agents)
+    await rig.hear(agents[0], agents[1])
+    await rig.look()
+    await rig.heartbeats.save()
+    await rig.hear(agents[1], ago_ms=-1_500)
+    await rig.look(after_ms=2_000)
+    await rig.heartbeats.save()
+
+    assert await stored(pool, *agents) == [NOW_MS, NOW_MS + 1_500, 0]
+
+
+async def test_a_sign_noted_late_is_stored_all_the_same(rig: Rig, pool: Pool) -> None:
+    [early, late] = agent_ids(2)
+    await add_agents(pool, [early, late])
+    await rig.hear(early)
+    await rig.look()
+    await rig.hear(late, ago_ms=OVERLAP_MS - 2_000)
+    await rig.look(after_ms=2_000)
+    await rig.heartbeats.save()
+
+    assert await stored(pool, early, late) == [NOW_MS, NOW_MS - OVERLAP_MS + 2_000]
+
+
+async def test_a_time_ahead_of_ours_waits_until_it_has_come(rig: Rig, pool: Pool) -> None:
+    [ahead] = agent_ids(1)
+    await add_agents(pool, [ahead])
+    await rig.hear(ahead, ago_ms=-3_000)
+    await rig.look()
+    await rig.heartbeats.save()
+    assert await stored(pool, ahead) == [0]
+
+    await rig.look(after_ms=4_000)
+    await rig.heartbeats.save()
+    assert await stored(pool, ahead) == [NOW_MS + 3_000]
+
+
+async def test_agents_that_postgres_does_not_know_hold_up_nothing(rig: Rig, pool: Pool) -> None:
+    [known, unknown] = agent_ids(2)
+    await add_agents(pool, [known])
+    await rig.hear(known, unknown)
+    await rig.look()
+    await rig.heartbeats.save()
+
+    assert await stored(pool, known) == [NOW_MS]
+
+
+async def test_what_cannot_be_stored_is_kept_and_stored_later(
+    pool: Pool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats_module, "SAVE_AGENTS_MAX", 2)
+    agents = agent_ids(5)
+    await add_agents(pool, agents)
+    away = await open_pool("postgresql://nobody@127.0.0.1:1/nothing", application_name="test")
+    kept = Heartbeats(away, shard=0)
+    kept.add(dict.fromkeys(agents, NOW_MS))
+    with pytest.raises(StoreUnavailable):
+        await kept.save()
+    await away.aclose()
+
+    kept.add({agents[0]: NOW_MS + 1})
+    kept._pool = pool
+    await kept.save()
+
+    assert await stored(pool, *agents) == [NOW_MS + 1] + [NOW_MS] * 4
+
+
+# --- silence ----------------------------------------------------------------------------------------
+
+NAMES = ("agent.silent", "agent.back")
+
+
+async def test_an_agent_that_falls_silent_and_comes_back_is_told_of_once_each(rig: Rig, told: Told) -> None:
+    [quiet, lively] = agent_ids(2)
+    await rig.hear(quiet, lively)
+    await rig.look()
+    assert told.now(*NAMES) == []
+
+    await rig.look(after_ms=SILENT_AFTER_MS)
+    await rig.hear(lively)
+    assert told.now(*NAMES) == []  # exactly at the limit is not beyond it
+
+    await rig.look(after_ms=1)
+    assert told.now(*NAMES) == [("agent.silent", quiet)]
+    await rig.look(after_ms=10_000)
+    assert told.now(*NAMES) == []
+
+    await rig.hear(quiet)
+    await rig.look(after_ms=2_000)
+    assert told.now(*NAMES) == [("agent.back", quiet)]
+    await rig.look(after_ms=2_000)
+    assert told.now(*NAMES) == []
+
+
+async def test_who_was_silent_at_the_start_is_told_of_when_it_comes_back(rig: Rig, told: Told) -> None:
+    [quiet] = agent_ids(1)
+    await rig.hear(quiet, ago_ms=SILENT_AFTER_MS + 60_000)
+    await rig.look()
+    assert told.now(*NAMES) == []
+
+    await rig.hear(quiet)
+    await rig.look(after_ms=2_000)
+    assert told.now(*NAMES) == [("agent.back", quiet)]
+
+
+async def test_many_that_fall_silent_at_once_are_a_bounded_number_of_events(
+    rig: Rig, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence_module, "EVENTS_PER_LOOK_MAX", 3)
+    fallen = metrics.KEPT.child(job="offline")
+    before = fallen.value
+    await rig.hear(*agent_ids(10))
+    await rig.look()
+    await rig.look(after_ms=SILENT_AFTER_MS + 1)
+
+    assert len(told.now("agent.silent")) == 3
+    assert fallen.value - before == 10
+
+
+async def test_online_counts_the_agents_heard_of_within_the_window(rig: Rig) -> None:
+    await rig.hear(*agent_ids(2))
+    await rig.hear(*agent_ids(3), ago_ms=ONLINE_MS)
+    await rig.hear(*agent_ids(4), ago_ms=ONLINE_MS + 1)
+    await rig.look()
+    assert metrics.AGENTS_ONLINE.child().now() == 5
+
+    rig.board.show_online(1, 7)
+    assert metrics.AGENTS_ONLINE.child().now() == 12
+    rig.board.clear(0)
+    assert metrics.AGENTS_ONLINE.child().now() == 7

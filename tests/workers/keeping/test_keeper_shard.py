@@ -1,0 +1,60 @@
+"""A shard's jobs end when they are told to, also in the middle of a failure."""
+
+import asyncio
+import time
+
+import pytest
+from keeper_rig import leased
+
+from broker.store.pool import Pool
+from broker.streams.connection import Connection
+from workers.keeping.board import Board
+from workers.keeping.heartbeats import Heartbeats
+from workers.keeping.shard import House, KeptShard
+
+
+async def test_told_to_end_while_its_jobs_are_failing_a_shard_does_not_begin_again(
+    streams_url: str, connection: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def end_slowly(_: Heartbeats) -> None:
+        """As a statement does whose server is slow to cancel it."""
+        began.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ending.set()
+            await may_end.wait()
+
+    monkeypatch.setattr(Heartbeats, "run", end_slowly)
+    house = House(
+        name="keeper",
+        redis_url=streams_url,
+        pool=pool,
+        now_ms=lambda: int(time.time() * 1000),
+        board=Board(),
+        online_ms=1_000,
+        silent_after_ms=1_000,
+        retention_days=30,
+    )
+    async with leased(connection, "keep") as [lease], asyncio.timeout(20):
+        task = asyncio.create_task(KeptShard(lease, house).run())
+        await began.wait()
+        await kill_connection(connection, "keeper-0")
+        await ending.wait()
+
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+
+        done, _ = await asyncio.wait((task,), timeout=10)
+        assert done == {task}
+
+
+async def kill_connection(connection: Connection, name: str) -> None:
+    """Cut the connection of this name at the server."""
+    for line in (await connection.send("CLIENT", "LIST")).decode().splitlines():
+        fields = dict(part.split("=", 1) for part in line.split(" "))
+        if fields["name"] == name:
+            await connection.send("CLIENT", "KILL", "ID", fields["id"])
