@@ -194,9 +194,11 @@ def _settings(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "variable", "default", "accepted", "meaning", pad_edge=False, box=None, padding=(0, 2, 1, 0)
-    )
+    table = Table(pad_edge=False, box=None, padding=(0, 2, 1, 0))
+    table.add_column("variable", no_wrap=True)
+    table.add_column("default", no_wrap=True)
+    table.add_column("accepted")
+    table.add_column("meaning")
     for name, info in Settings.model_fields.items():
         table.add_row(name.upper(), default_of(info) or "-", accepted(info), info.description)
     Console().print(table, markup=False)

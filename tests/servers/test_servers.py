@@ -1,5 +1,6 @@
 """The embedded servers: started, stopped, killed, left behind, in awkward places and as awkward users."""
 
+import glob
 import os
 import pwd
 import shutil
@@ -14,13 +15,16 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis
-from conftest import DEBIAN_POSTGRES, DEBIAN_REDIS, needs_debian_postgres, needs_debian_redis
 
 from broker.servers.postgres import EmbeddedPostgres, bundled_bin_dir
 from broker.servers.process import ServerFailed
 from broker.servers.valkey import EmbeddedValkey
 
 MEMORY_BYTES = 64 * 1024**2
+DEBIAN_REDIS = shutil.which("redis-server")
+DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+needs_debian_redis = pytest.mark.skipif(DEBIAN_REDIS is None, reason="no redis-server installed")
+needs_debian_postgres = pytest.mark.skipif(not DEBIAN_POSTGRES, reason="no PostgreSQL installed")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 VALKEYS = [None, pytest.param(DEBIAN_REDIS, marks=needs_debian_redis)]
