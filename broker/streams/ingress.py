@@ -189,8 +189,14 @@ def _finish(batch: list[_Parcel], error: BrokerError | None) -> None:
 
 
 def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:
-    if len(messages) <= PUBLISH_MESSAGES_PER_ENTRY_MAX:
-        yield messages
-        return
-    for start in range(0, len(messages), PUBLISH_MESSAGES_PER_ENTRY_MAX):
-        yield messages[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]
+    """Cut messages into what one entry may carry: a number of them, and bytes, unless one alone has more."""
+    chunk: list[bytes] = []
+    size = 0
+    for message in messages:
+        size += len(message)
+        if chunk and (len(chunk) == PUBLISH_MESSAGES_PER_ENTRY_MAX or size > MESSAGE_BYTES_MAX):
+            yield chunk
+            chunk, size = [], len(message)
+        chunk.append(message)
+    if chunk:
+        yield chunk

@@ -8,6 +8,7 @@ Redis, so it starts the shard over.
 import asyncio
 
 from broker.streams.connection import Connection, open_connection
+from schema.errors import StreamsUnavailable
 
 
 class Link:
@@ -18,18 +19,27 @@ class Link:
         self._name = name
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._is_closed = False
 
     async def get(self) -> Connection:
-        """Return the open connection, opening one where there is none. Raises: StreamsUnavailable."""
+        """Return the open connection, opening one where there is none.
+
+        Raises: StreamsUnavailable; always so after `close`.
+        """
         connection = self._connection
         if connection is not None and connection.is_open:
             return connection
         async with self._opening:
+            if self._is_closed:
+                raise StreamsUnavailable("the link to Redis is closed")
             if self._connection is None or not self._connection.is_open:
                 self._connection = await open_connection(self._url, name=self._name)
             return self._connection
 
     async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        """Close for good."""
+        self._is_closed = True
+        async with self._opening:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None

@@ -52,7 +52,7 @@ class Leases:
             sent_at_s = time.monotonic()
             if await self._ask(connection, lease.shard, "renew", lease.value) == 1:
                 lease.ends_at_s = sent_at_s + self._lease_ms / 1000
-            else:
+            elif self.held.get(lease.shard) is lease:  # else it was given up meanwhile
                 lost.append(self.held.pop(lease.shard))
         return lost
 

@@ -92,9 +92,9 @@ async def test_messages_without_a_key_are_never_duplicates(connection, keys, raw
 
 
 async def test_another_round_of_the_same_message_is_no_duplicate(connection, keys, raw):
-    from workers.placing import deduplication_key
     from schema.ids import new_id
     from schema.message import Envelope
+    from workers.placing import deduplication_key
 
     message_id = new_id()
     for number in (None, 1, 2):
@@ -191,4 +191,4 @@ async def test_a_call_as_large_as_an_entry_may_be_goes_through(connection, keys,
     batch.activate = {move.target for move in batch.moves if move.target}
     assert len(await route(connection, keys, batch)) == count
     assert raw.zcard(keys.active) == raw.zcard(keys.expiry) == count
-    assert OWNER == raw.get(keys.owner("route")).decode()
+    assert raw.get(keys.owner("route")).decode() == OWNER
