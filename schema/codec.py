@@ -86,8 +86,10 @@ def _check_bounds(envelope: Envelope) -> None:
         and len(envelope.conversation_id) > limits.CONVERSATION_ID_CHARS_MAX
     ):
         raise Rejected("conversation_id must have at most 128 characters", field="conversation_id")
-    if envelope.hop < 0:
-        raise Rejected("hop must not be negative", field="hop")
+    if not 0 <= envelope.hop <= limits.COUNTER_MAX:
+        raise Rejected(f"hop must lie between 0 and {limits.COUNTER_MAX}", field="hop")
+    if isinstance(envelope.round, int) and not 0 <= envelope.round <= limits.COUNTER_MAX:
+        raise Rejected(f"round must lie between 0 and {limits.COUNTER_MAX}", field="round")
     for name in (envelope.from_agent_id, envelope.to_agent_id):
         if name is not None and not 0 < len(name) <= limits.AGENT_NAME_CHARS_MAX:
             raise Rejected("an agent is named by its id or its name of at most 128 characters")
@@ -113,11 +115,10 @@ def _check_utf8(raw: bytes) -> None:
 def _check_text(raw: bytes) -> None:
     """Refuse NUL and unpaired surrogates, wherever they are: `jsonb` takes neither."""
     try:
-        text = str(msgspec.json.decode(raw))
-        text.encode()
+        value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeError):
         raise Rejected("text holds an unpaired surrogate") from None
-    if _holds_nul(msgspec.json.decode(raw)):
+    if _holds_nul(value):
         raise Rejected("text holds a NUL character")
 
 

@@ -29,6 +29,8 @@ def parse_id(text: str) -> str:
 
     Raises: Rejected when it is not one.
     """
+    if _UUID.match(text) is not None:
+        return text
     lowered = text.lower()
     if _UUID.match(lowered) is None:
         raise Rejected(f"{text[:64]!r} is not a UUID")

@@ -19,6 +19,8 @@ JSON_KEYS_MAX: Final = 2_000
 PRIORITY_MIN: Final = 1
 PRIORITY_MAX: Final = 10
 PRIORITY_DEFAULT: Final = 5
+COUNTER_MAX: Final = 32_767
+"""Hops and rounds are stored as smallint."""
 HOP_MAX: Final = 8
 """A message that answers a message that answers ... : beyond this the router fails it (`hop_limit`)."""
 BATCH_MESSAGES_MAX: Final = 1_000

@@ -23,6 +23,7 @@ from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
 from broker.streams.lanes import IngressEntry, LaneReader
 from broker.streams.ownership import Lease
+from broker.telemetry import logs
 from schema.errors import BrokerError, StoreUnavailable
 from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FLIGHT_MAX
 from schema.message import LANES, Lane, Reason
@@ -197,7 +198,13 @@ class Router:
 
     def _place(self, raw: bytes, entry: IngressEntry, now_ms: int) -> Placement:
         chance = (random.random(), random.random())
-        return self._placer.place(raw, entry, self._chosen, now_ms=now_ms, chance=chance)
+        try:
+            return self._placer.place(raw, entry, self._chosen, now_ms=now_ms, chance=chance)
+        except Exception as error:
+            # A fault of ours must not stop the stream: the router would meet the same message again and again.
+            logs.error("route.message_broken", shard=self._keys.shard, entry=entry.id, error=error)
+            detail = f"the router failed on it: {type(error).__name__}"
+            return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=detail)
 
     async def _judge_unknown(self, placed: Placed, now_ms: int) -> Placed:
         """Refresh the directory and place again; what is unknown then, is unknown. With Postgres away nobody

@@ -20,11 +20,13 @@ READ_ENTRIES_MAX: Final = 128
 class IngressEntry:
     """One entry of an ingress lane. `passed`: it was deduplicated before (scheduled or parked messages)."""
 
-    __slots__ = ("id", "lane", "messages", "passed", "waiter")
+    __slots__ = ("at_ms", "id", "lane", "messages", "passed", "waiter")
 
     def __init__(self, lane: Lane, entry_id: str, fields: list[bytes]) -> None:
         self.lane = lane
         self.id = entry_id
+        self.at_ms = int(entry_id.partition("-")[0])
+        """When Redis took the entry, by its own clock."""
         self.messages: list[bytes] = []
         self.waiter = ""
         self.passed = False
@@ -35,11 +37,6 @@ class IngressEntry:
                 self.waiter = value.decode("ascii", "replace")
             elif name == b"p":
                 self.passed = True
-
-    @property
-    def at_ms(self) -> int:
-        """When Redis took the entry, by its own clock."""
-        return int(self.id.split("-", 1)[0])
 
 
 class LaneReader:

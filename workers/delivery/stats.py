@@ -69,8 +69,10 @@ class DeliveryStats:
                 _RETRIED.inc()
             else:
                 (_EXPIRED if outcome.event.status is Status.EXPIRED else _FAILED).inc()
-        for capability in item.requirements:
-            self._learn(item.mailbox.endpoint.agent.id, capability, good, attempt.duration_ms, now_ms)
+        if item.requirements:
+            # Routing asks for the first capability of a message only.
+            agent_id = item.mailbox.endpoint.agent.id
+            self._learn(agent_id, item.requirements[0], good, attempt.duration_ms, now_ms)
 
     def ended(self, status: Status, _: Reason) -> None:
         """Count a message that ended without an attempt."""
