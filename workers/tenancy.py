@@ -71,9 +71,8 @@ class Tenancy:
             for lease in list(self._leases.held.values()):
                 self._give_up(lease)
             while self._stops:
-                await self._turn(take=False)
                 await asyncio.wait(self._stops.values(), timeout=self._interval_s)
-                self._stops = {shard: task for shard, task in self._stops.items() if not task.done()}
+                await self._turn(take=False)
         finally:
             await self._leave()
 
