@@ -201,7 +201,7 @@ class Router:
         try:
             return self._placer.place(raw, entry, self._chosen, now_ms=now_ms, chance=chance)
         except Exception as error:
-            # A fault of ours must not stop the stream: the router would meet the same message again and again.
+            # A fault of ours must not stop the stream: the next owner would meet the same message again.
             logs.error("route.message_broken", shard=self._keys.shard, entry=entry.id, error=error)
             detail = f"the router failed on it: {type(error).__name__}"
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=detail)
