@@ -7,6 +7,8 @@ They start once per session, in a temporary directory of their own, on free port
 import asyncio
 import glob
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,20 @@ from broker.servers.valkey import EmbeddedValkey
 
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
+GUARD = """
+import os, shutil, signal, sys
+from pathlib import Path
+from broker.servers.process import read_pid, runs_with
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.stdin.read()
+home = Path(sys.argv[1])
+for note in (*home.glob("*/valkey.pid"), *home.glob("*/data/postmaster.pid")):
+    pid = read_pid(note)
+    if pid and runs_with(pid, str(home)):
+        os.kill(pid, signal.SIGQUIT)
+shutil.rmtree(home, ignore_errors=True)
+"""
+"""Ends the servers when the tests cannot: a killed test run closes the guard's input."""
 DEBIAN_REDIS = shutil.which("redis-server")
 DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
 
@@ -51,6 +67,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 def servers() -> Iterator[Callable[[str], str]]:
     """Return a function from a kind of server to its URL; servers start when first asked for."""
     home = Path(tempfile.mkdtemp(prefix="ab-test-"))
+    guard = subprocess.Popen([sys.executable, "-P", "-c", GUARD, str(home)], stdin=subprocess.PIPE)
     started: dict[str, EmbeddedValkey | EmbeddedPostgres] = {}
 
     def url_of(kind: str) -> str:
@@ -67,6 +84,7 @@ def servers() -> Iterator[Callable[[str], str]]:
         else:
             server.stop()
     shutil.rmtree(home, ignore_errors=True)
+    guard.communicate()
 
 
 def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres:
