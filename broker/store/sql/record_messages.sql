@@ -1,5 +1,7 @@
 -- Write whole messages and attempts: new rows go in, known ones are merged, attempts known already are left.
 -- $1..$25: columns of messages, $26..$34: columns of attempts, as broker.store.columns packs them.
+-- unnest stands in a select list because in FROM each column would first be copied into a store of its own
+-- (measured: 20 % of the statement).
 WITH messages AS (
     INSERT INTO agent_messages AS m (
         id, from_agent_id, to_agent_id, root_id, reply_to, created_at, expires_at, deliver_at, delivered_at,
@@ -14,18 +16,21 @@ WITH messages AS (
         coalesce(retry_count, 0), priority, coalesce(hop, 0), coalesce(round, 0), status, message_type,
         conversation_id, mailbox_entry, status_reason, content::jsonb, metadata::jsonb, result::jsonb,
         route::jsonb
-    FROM unnest(
-        unpacked($1)::uuid[], unpacked($2)::uuid[], unpacked($3)::uuid[], unpacked($4)::uuid[],
-        unpacked($5)::uuid[], unpacked($6)::int8[], unpacked($7)::int8[], unpacked($8)::int8[],
-        unpacked($9)::int8[], unpacked($10)::int8[], unpacked($11)::int8[], unpacked($12)::int8[],
-        unpacked($13)::int4[], unpacked($14)::int2[], unpacked($15)::int2[], unpacked($16)::int2[],
-        unpacked($17), unpacked($18), unpacked($19), unpacked($20), unpacked($21), unpacked($22),
-        unpacked($23), unpacked($24), unpacked($25)
-    ) AS u (
-        id, from_agent_id, to_agent_id, root_id, reply_to, created_us, expires_us, deliver_us, delivered_ms,
-        processed_ms, next_attempt_ms, placed_ms, retry_count, priority, hop, round, status, message_type,
-        conversation_id, mailbox_entry, status_reason, content, metadata, result, route
-    )
+    FROM (
+        SELECT
+            unnest(unpacked($1)::uuid[]) AS id, unnest(unpacked($2)::uuid[]) AS from_agent_id,
+            unnest(unpacked($3)::uuid[]) AS to_agent_id, unnest(unpacked($4)::uuid[]) AS root_id,
+            unnest(unpacked($5)::uuid[]) AS reply_to, unnest(unpacked($6)::int8[]) AS created_us,
+            unnest(unpacked($7)::int8[]) AS expires_us, unnest(unpacked($8)::int8[]) AS deliver_us,
+            unnest(unpacked($9)::int8[]) AS delivered_ms, unnest(unpacked($10)::int8[]) AS processed_ms,
+            unnest(unpacked($11)::int8[]) AS next_attempt_ms, unnest(unpacked($12)::int8[]) AS placed_ms,
+            unnest(unpacked($13)::int4[]) AS retry_count, unnest(unpacked($14)::int2[]) AS priority,
+            unnest(unpacked($15)::int2[]) AS hop, unnest(unpacked($16)::int2[]) AS round,
+            unnest(unpacked($17)) AS status, unnest(unpacked($18)) AS message_type,
+            unnest(unpacked($19)) AS conversation_id, unnest(unpacked($20)) AS mailbox_entry,
+            unnest(unpacked($21)) AS status_reason, unnest(unpacked($22)) AS content,
+            unnest(unpacked($23)) AS metadata, unnest(unpacked($24)) AS result, unnest(unpacked($25)) AS route
+    ) AS u
     ON CONFLICT (id, created_at) DO UPDATE SET
 \ir merge_set.sql
     -- A replay that brings nothing new writes nothing.
@@ -44,10 +49,12 @@ INSERT INTO message_delivery_log (
 SELECT
     message_id, coalesce(round, 0), attempt, status, response_code, response_body, error,
     coalesce(duration_ms, 0), to_timestamp(attempted_ms::float8 / 1000)
-FROM unnest(
-    unpacked($26)::uuid[], unpacked($27)::int2[], unpacked($28)::int4[], unpacked($29),
-    unpacked($30)::int4[], unpacked($31), unpacked($32), unpacked($33)::int4[], unpacked($34)::int8[]
-) AS u (
-    message_id, round, attempt, status, response_code, response_body, error, duration_ms, attempted_ms
-)
+FROM (
+    SELECT
+        unnest(unpacked($26)::uuid[]) AS message_id, unnest(unpacked($27)::int2[]) AS round,
+        unnest(unpacked($28)::int4[]) AS attempt, unnest(unpacked($29)) AS status,
+        unnest(unpacked($30)::int4[]) AS response_code, unnest(unpacked($31)) AS response_body,
+        unnest(unpacked($32)) AS error, unnest(unpacked($33)::int4[]) AS duration_ms,
+        unnest(unpacked($34)::int8[]) AS attempted_ms
+) AS u
 ON CONFLICT DO NOTHING

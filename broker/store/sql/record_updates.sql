@@ -13,14 +13,16 @@ FROM (
         to_timestamp(placed_ms::float8 / 1000) AS placed_at,
         result::jsonb AS result,
         route::jsonb AS route
-    FROM unnest(
-        unpacked($1)::uuid[], unpacked($2)::uuid[], unpacked($3)::int8[], unpacked($4)::int8[],
-        unpacked($5)::int8[], unpacked($6)::int8[], unpacked($7)::int4[], unpacked($8)::int2[],
-        unpacked($9), unpacked($10), unpacked($11), unpacked($12), unpacked($13)
-    ) AS u (
-        id, to_agent_id, delivered_ms, processed_ms, next_attempt_ms, placed_ms, retry_count, round, status,
-        mailbox_entry, status_reason, result, route
-    )
+    FROM (
+        SELECT
+            unnest(unpacked($1)::uuid[]) AS id, unnest(unpacked($2)::uuid[]) AS to_agent_id,
+            unnest(unpacked($3)::int8[]) AS delivered_ms, unnest(unpacked($4)::int8[]) AS processed_ms,
+            unnest(unpacked($5)::int8[]) AS next_attempt_ms, unnest(unpacked($6)::int8[]) AS placed_ms,
+            unnest(unpacked($7)::int4[]) AS retry_count, unnest(unpacked($8)::int2[]) AS round,
+            unnest(unpacked($9)) AS status, unnest(unpacked($10)) AS mailbox_entry,
+            unnest(unpacked($11)) AS status_reason, unnest(unpacked($12)) AS result,
+            unnest(unpacked($13)) AS route
+    ) AS u
 ) AS excluded
 WHERE m.id = excluded.id AND m.created_at >= to_timestamp($14) AND m.created_at < to_timestamp($15)
 RETURNING m.id
