@@ -67,7 +67,8 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 def servers() -> Iterator[Callable[[str], str]]:
     """Return a function from a kind of server to its URL; servers start when first asked for."""
     home = Path(tempfile.mkdtemp(prefix="ab-test-"))
-    guard = subprocess.Popen([sys.executable, "-P", "-c", GUARD, str(home)], stdin=subprocess.PIPE)
+    command = [sys.executable, "-P", "-c", GUARD, str(home)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     started: dict[str, EmbeddedValkey | EmbeddedPostgres] = {}
 
     def url_of(kind: str) -> str:
