@@ -37,10 +37,13 @@ home = Path(sys.argv[1])
 for note in (*home.glob("*/valkey.pid"), *home.glob("*/data/postmaster.pid")):
     pid = read_pid(note)
     if pid and runs_with(pid, str(home)):
+        os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGQUIT)
 shutil.rmtree(home, ignore_errors=True)
 """
-"""Ends the servers when the tests cannot: a killed test run closes the guard's input."""
+"""Ends the servers when the tests cannot: a killed test run closes the guard's input.
+
+SIGTERM ends Valkey, SIGQUIT PostgreSQL, whatever sessions it still has."""
 DEBIAN_REDIS = shutil.which("redis-server")
 DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
 
