@@ -1,9 +1,11 @@
 """The doorbell: how a router in another process tells a delivery owner which mailboxes to look into.
 
-Only a hint: the active set is the truth, and a sweep of it finds what a lost ring left.
+Only a hint: the active set is the truth, and a sweep of it finds what a lost ring left. While the shard is
+routed by this process nobody rings, and there is nothing to sweep for.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from broker.streams.connection import Connection
@@ -17,10 +19,13 @@ SWEEP_S: Final = 5.0
 class Doorbell:
     """Answers the doorbell of one shard."""
 
-    def __init__(self, reader: Connection, keys: Keys, delivery: Delivery) -> None:
+    def __init__(
+        self, reader: Connection, keys: Keys, delivery: Delivery, *, routed_here: Callable[[], bool]
+    ) -> None:
         self._reader = reader
         self._keys = keys
         self._delivery = delivery
+        self._routed_here = routed_here
 
     async def run(self) -> None:
         """Answer until cancelled. Raises: StreamsUnavailable."""
@@ -44,4 +49,5 @@ class Doorbell:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            await self._delivery.sweep()
+            if not self._routed_here():
+                await self._delivery.sweep()

@@ -84,9 +84,7 @@ class Mover:
                 if placement.way is Way.DUPLICATE:
                     _COUNTED[Way.DUPLICATE].inc()
                 elif placement.way is Way.QUARANTINED:
-                    event = self._quarantined(placement, entry, number, now_ms)
-                    batch.moves.append(Move(b"", None, event=event))
-                    moving.append(_Moving(placement))
+                    moving += self._set_aside(batch, placement, entry, number, now_ms)
                 else:
                     moving.append(self._add(batch, placement, entry, delivery, now_ms))
         call_route(
@@ -160,11 +158,24 @@ class Mover:
         batch.moves.append(Move(placement.key, target, body, waiter, event, _expires_ms(placement)))
         return _Moving(placement, body, waiter, not direct, mailbox)
 
-    def _quarantined(self, placement: Placement, entry: IngressEntry, number: int, now_ms: int) -> bytes:
-        """Return the events of something set aside: its bytes, and, where it is a message, how that ended.
+    def _set_aside(
+        self, batch: RouteBatch, placement: Placement, entry: IngressEntry, number: int, now_ms: int
+    ) -> list[_Moving]:
+        """Add the event of what is set aside, and, where it is a message, of how that ended.
 
-        `number` tells apart the messages of one entry: each is kept.
+        A move each: the call notes one mailbox entry for every event, and counts events by moves.
         """
+        event = self._quarantined(placement, entry, number, now_ms)
+        batch.moves.append(Move(b"", None, event=event))
+        moving = [_Moving(placement)]
+        if placement.envelope is not None:
+            ended = event_of(placement, encode(placement.envelope), entry.waiter, now_ms=now_ms)
+            batch.moves.append(Move(b"", None, event=ended))
+            moving.append(_Moving(Placement(Way.ENDED, placement.raw)))
+        return moving
+
+    def _quarantined(self, placement: Placement, entry: IngressEntry, number: int, now_ms: int) -> bytes:
+        """Return the event that keeps the bytes. `number` tells apart the messages of one entry."""
         stream = self._keys.ingress[entry.lane]
         event = Event(
             kind=EventKind.QUARANTINED,
@@ -177,10 +188,7 @@ class Mover:
         )
         metrics.QUARANTINED.child().inc()
         logs.warning("route.quarantined", stream=stream, entry=entry.id, reason=placement.reason)
-        encoded = encode(event)
-        if placement.envelope is not None:
-            encoded += b"," + event_of(placement, encode(placement.envelope), entry.waiter, now_ms=now_ms)
-        return encoded
+        return encode(event)
 
     # --- when Redis has moved them --------------------------------------------------------------------
 

@@ -51,7 +51,6 @@ class Router:
     def __init__(
         self,
         connection: Connection,
-        reader: Connection,
         keys: Keys,
         lease: Lease,
         *,
@@ -65,7 +64,6 @@ class Router:
         self.failed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._keys = keys
-        self._reader = LaneReader(reader, keys)
         self._placer = placer
         self._refresh = refresh
         self._publisher = publisher
@@ -91,14 +89,17 @@ class Router:
         self._room = asyncio.Event()
         self._stopping = False
 
-    async def run(self) -> None:
-        """Route until cancelled or failed. Raises: BrokerError."""
+    async def run(self, reader: Connection) -> None:
+        """Route until cancelled or failed; `reader` is a connection of its own, for reads that block.
+
+        Raises: BrokerError.
+        """
         chosen = await self._connection.send("HGETALL", self._keys.chosen)
         self._chosen = {
             message.decode(): agent.decode() for message, agent in zip(chosen[::2], chosen[1::2], strict=True)
         }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._read())
+            group.create_task(self._read(LaneReader(reader, self._keys)))
             group.create_task(self._route())
             group.create_task(self._bring_back())
             group.create_task(self._watch())
@@ -117,14 +118,14 @@ class Router:
 
     # --- reading --------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def _read(self, reader: LaneReader) -> None:
         while True:
             lanes = [lane for lane in LANES if len(self._buffers[lane]) < BUFFERED_ENTRIES_MAX]
             if not lanes or len(self._set_aside) >= SET_ASIDE_MAX:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            entries = await self._reader.read(lanes)
+            entries = await reader.read(lanes)
             for entry in entries:
                 self._buffers[entry.lane].append(entry)
             if entries:

@@ -6,8 +6,8 @@ shard is thrown away and begun anew from what Redis holds.
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
 from typing import Final
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs
 from broker.transport.client import PushClient
 from schema.agent import Agent
-from schema.errors import BrokerError, Fenced
+from schema.errors import BrokerError
 from schema.ids import shard_of
 from workers.delivery.delivery import Delivery, DeliveryRules
 from workers.delivery.replies import Replies
@@ -63,26 +63,33 @@ class Shard:
         self._unwanted = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._connection: Connection | None = None
-        self._stack: AsyncExitStack | None = None
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._unparking: Unparking | None = None
         self.delivery: Delivery | None = None
         self.router: Router | None = None
 
     async def run(self) -> None:
-        """Serve the shard whenever a lease for it is held; begin anew after failures."""
+        """Serve the shard whenever a lease for it is held, until cancelled; begin anew after failures."""
         backoff_s = BACKOFF_S
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             await self._wanted.wait()
+            began_s = time.monotonic()
             try:
                 await self._serve()
-                backoff_s = BACKOFF_S
             except* BrokerError as group:
-                error = group.exceptions[0]
-                logs.warning("shard.failed", shard=self._keys.shard, error=error)
-                if group.subgroup(Fenced) is not None:
-                    # The lease is gone, or a renewal will say so soon; until then nothing we send counts.
-                    backoff_s = max(backoff_s, BACKOFF_S * 2)
+                # Fenced: the lease is gone, and a renewal will say so soon.
+                logs.warning("shard.failed", shard=self._keys.shard, error=group.exceptions[0])
+            except* Exception as group:
+                # The top of a worker loop: a bug met on one shard must not end the others.
+                logs.error("shard.broken", shard=self._keys.shard, error=group)
+            if task.cancelling():
+                # It came while the trades were ending after a failure: their group swallows it then.
+                return
+            if time.monotonic() - began_s > BACKOFF_S_MAX:
+                backoff_s = BACKOFF_S
+            if self._leases:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
@@ -91,10 +98,10 @@ class Shard:
     async def start(self, lease: Lease) -> None:
         """Take up a trade."""
         self._leases[lease.trade] = lease
-        if self._group is not None:
-            await self._open(lease)
         self._unwanted.clear()
         self._wanted.set()
+        if self._group is not None:
+            self._spawn(lease.trade, self._open(lease))
 
     async def stop(self, lease: Lease, *, gracefully: bool) -> None:
         """Lay down a trade; gracefully: what is in flight finishes first, as long as the drain may last."""
@@ -115,24 +122,21 @@ class Shard:
     # --- inside ---------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        async with AsyncExitStack() as stack:
-            self._stack = stack
-            self._connection = await self._connect("shard")
+        async with await self._connect("shard") as self._connection:
             try:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
-                    for lease in list(self._leases.values()):
-                        await self._open(lease)
+                    for lease in self._leases.values():
+                        self._spawn(lease.trade, self._open(lease))
                     await self._unwanted.wait()
             finally:
-                self._group = self._connection = self._stack = None
+                self._group = None
                 for trade in tuple(self._tasks):
                     self._close(trade)
 
     async def _connect(self, purpose: str) -> Connection:
-        assert self._stack is not None
         name = f"worker-{purpose}-{self._keys.shard}"
-        return await self._stack.enter_async_context(await open_connection(self._house.redis_url, name=name))
+        return await open_connection(self._house.redis_url, name=name)
 
     async def _open(self, lease: Lease) -> None:
         if lease.trade == "deliver":
@@ -155,9 +159,7 @@ class Shard:
             replies=house.replies,
         )
         self._spawn("deliver", self.delivery.run())
-        if self.router is None:
-            doorbell = Doorbell(await self._connect("doorbell"), self._keys, self.delivery)
-            self._spawn("deliver", doorbell.run())
+        self._spawn("deliver", self._answer_doorbell(self.delivery))
 
     async def _open_router(self, lease: Lease) -> None:
         house, connection = self._house, self._connection
@@ -167,7 +169,6 @@ class Shard:
         shards = house.router_rules.shards
         self.router = Router(
             connection,
-            await self._connect("ingress"),
             self._keys,
             lease,
             placer=Placer(directory, loads, shard=self._keys.shard, shards=shards),
@@ -181,12 +182,24 @@ class Shard:
         if self.delivery is not None:
             # The last router may have rung a bell nobody has heard yet.
             await self.delivery.sweep()
-        self._spawn("route", self.router.run())
+        self._spawn("route", self._route(self.router))
         self._spawn("route", self._unparking.run())
+
+    async def _route(self, router: Router) -> None:
+        async with await self._connect("ingress") as reader:
+            await router.run(reader)
+
+    async def _answer_doorbell(self, delivery: Delivery) -> None:
+        async with await self._connect("doorbell") as reader:
+            await Doorbell(reader, self._keys, delivery, routed_here=lambda: self.router is not None).run()
 
     def _spawn(self, trade: str, work: Coroutine[None, None, None]) -> None:
         assert self._group is not None
-        self._tasks.setdefault(trade, []).append(self._group.create_task(work))
+        try:
+            self._tasks.setdefault(trade, []).append(self._group.create_task(work))
+        except RuntimeError:
+            # The group is ending after a failure; what begins anew takes up every lease held by then.
+            work.close()
 
     def _close(self, trade: str) -> None:
         for task in self._tasks.pop(trade, ()):
