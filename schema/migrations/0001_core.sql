@@ -157,7 +157,7 @@ BEGIN
     EXECUTE format(
         -- Rows are inserted, some touched once or twice, then dropped with the table: vacuuming on inserts
         -- only keeps the visibility map fresh and may wait.
-        'CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = 95,'
+        'CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = 90,'
         ' autovacuum_vacuum_insert_threshold = 500000, autovacuum_vacuum_insert_scale_factor = 1.0,'
         ' autovacuum_analyze_threshold = 50000, autovacuum_analyze_scale_factor = 0.5)',
         partition, parent);
