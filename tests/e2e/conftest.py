@@ -1,0 +1,63 @@
+"""Two brokers for all tests: one that is left in peace, one that things are done to. Both start when first
+asked for, and their times are short, so that nothing has to be slept through."""
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from scene import Place, Scene, a_scene
+from whole_broker import WholeBroker
+
+SHORT = {"RETRY_TIME_SCALE": "0.01", "VALKEY_MAXMEMORY_MB": "256"}
+
+
+@pytest.fixture(scope="session")
+def calm_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroker]:
+    """A broker nobody breaks."""
+    broker = WholeBroker(tmp_path_factory.mktemp("calm"), port=free_port(), **SHORT)
+    broker.start()
+    yield broker
+    assert broker.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def _broken_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroker]:
+    home = tmp_path_factory.mktemp("broken")
+    # Short enough not to wait for long after a kill, long enough for a busy machine to renew in time.
+    broker = WholeBroker(home, port=free_port(), LEASE_MS="3000", **SHORT)
+    yield broker
+    if broker.is_running:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(_broken_broker: WholeBroker) -> WholeBroker:
+    """A broker to be broken; running at the start, whatever the last test did to it."""
+    if not _broken_broker.is_running:
+        _broken_broker.start()
+    return _broken_broker
+
+
+@pytest.fixture
+async def calm(calm_broker: WholeBroker) -> AsyncIterator[Scene]:
+    """A scene on the calm broker."""
+    async with a_scene(place_of(calm_broker)) as scene:
+        yield scene
+
+
+@pytest.fixture
+async def scene(broker: WholeBroker) -> AsyncIterator[Scene]:
+    """A scene on the broker that is broken."""
+    async with a_scene(place_of(broker)) as scene:
+        yield scene
+
+
+def place_of(broker: WholeBroker) -> Place:
+    running = broker.running
+    return Place(running.api_url, running.api_key, running.redis_url, running.database_url)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
