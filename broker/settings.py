@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     process_name: str = _text(
         "",
         "letters, digits, dots, dashes and underscores",
-        "This process in logs and leases; unset: its role, host and process id.",
+        "This process in logs and leases, unique among live ones; unset: its role, host and process id.",
         pattern=r"^[A-Za-z0-9._-]{0,100}$",
     )
     lease_ms: int = _whole(

@@ -19,6 +19,9 @@ GRACE_S: Final = 5.0
 """What a process may take beyond its drain time before it is killed."""
 OPERATOR_KEY_FILE: Final = "operator-key"
 PEPPER_FILE: Final = "key-pepper"
+NAME_FILE: Final = "name"
+"""What tells this data directory's processes from others' on the same stores; the same after every restart,
+so that a process started again takes its leases back at once."""
 
 Stages = list[list[Child]]
 """Children by stage; a stage is stopped when the one before has ended."""
@@ -41,6 +44,7 @@ class Plan:
             "PYTHONUNBUFFERED": "1",
         }
         self._instance = secrets.token_hex(8)
+        self._name = kept_secret(directory.path / NAME_FILE)[:8]
         self._noted: dict[int, str] = {}
 
     def stages(self, workers: int) -> Stages:
@@ -74,7 +78,7 @@ class Plan:
             **self._environment,
             "METRICS_HOST": "127.0.0.1",
             "METRICS_PORT": str(port),
-            "PROCESS_NAME": f"{name}.{self._instance[:6]}",
+            "PROCESS_NAME": f"{name}.{self._name}",
         }
 
     def _note(self, child: Child) -> None:

@@ -113,3 +113,15 @@ async def test_a_lease_given_up_while_it_is_being_renewed_is_no_loss(any_streams
             lost, _ = await asyncio.gather(one.renew(connection), one.release(other, shard))
             assert lost == []
     assert one.held == {}
+
+
+async def test_a_process_started_again_takes_its_leases_back_at_once_with_a_new_token(connection, raw):
+    before, again, other = leases("a"), leases("a"), leases("b")
+    old = await before.take(connection, up_to=SHARDS)
+    assert await other.take(connection, up_to=SHARDS) == []
+    new = await again.take(connection, up_to=SHARDS)
+    assert [lease.shard for lease in new] == [lease.shard for lease in old]
+    tokens = [int(lease.value.split(":")[0]) for lease in (*old, *new)]
+    assert min(tokens[SHARDS:]) > 1
+    assert all(later > earlier for earlier, later in zip(tokens[:SHARDS], tokens[SHARDS:], strict=True))
+    assert len(await before.renew(connection)) == SHARDS  # all lost: the earlier life is fenced
