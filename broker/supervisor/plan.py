@@ -92,7 +92,7 @@ def environment_for_children(settings: Settings, stores: Stores, data_dir: Path)
     """Return this process's environment with everything decided that `up` decides."""
     return {
         **os.environ,
-        "REDIS_URL": stores.redis_url,
+        "REDIS_URL": stores.redis_url_for_children,
         "DATABASE_URL": stores.database_url,
         "AGENT_API_KEY": settings.agent_api_key or kept_secret(data_dir / OPERATOR_KEY_FILE),
         "KEY_PEPPER": settings.key_pepper or kept_secret(data_dir / PEPPER_FILE),

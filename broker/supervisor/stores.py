@@ -41,6 +41,11 @@ class Stores:
         return self._valkey.url if self._valkey else self._settings.redis_url
 
     @property
+    def redis_url_for_children(self) -> str:
+        """The socket of our own Valkey: every command costs both ends less than over TCP."""
+        return self._valkey.unix_url if self._valkey else self._settings.redis_url
+
+    @property
     def database_url(self) -> str:
         return self._postgres.url if self._postgres else self._settings.database_url
 
