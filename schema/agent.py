@@ -6,8 +6,10 @@ from enum import Enum
 from msgspec import Struct, field
 
 from schema.limits import ENDPOINT_IN_FLIGHT_MAX
+from schema.quick import quick
 
 
+@quick
 class AgentStatus(Enum):
     """`ACTIVE` agents get messages; `PAUSED` ones keep their mailbox but routing by capability skips them;
     `DISABLED` ones have been switched off by the broker (410, or days of failures) or an operator."""
@@ -17,6 +19,7 @@ class AgentStatus(Enum):
     DISABLED = "disabled"
 
 
+@quick
 class RetrySchedule(Enum):
     """`AGENT`: seconds to minutes, because agents wait for each other. `WEBHOOK`: seconds to a day."""
 

@@ -5,14 +5,14 @@ from enum import Enum
 
 from msgspec import Struct
 
+from schema.quick import quick
 
+
+@quick
 class AttemptStatus(Enum):
     SUCCESS = "success"
     FAILED = "failed"
     TIMEOUT = "timeout"
-
-    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
-    __hash__ = object.__hash__
 
 
 class Attempt(Struct, kw_only=True, gc=False, omit_defaults=True):

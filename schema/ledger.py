@@ -13,8 +13,10 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from schema.delivery import Attempt
 from schema.message import Status
+from schema.quick import quick
 
 
+@quick
 class EventKind(Enum):
     """What happened. ROUTED: in a mailbox (or parked: `to` is None), not finished. SETTLED: the message is
     finished for the conveyor (`status` says how). ATTEMPTED: a try failed, another is due. QUARANTINED: a

@@ -11,17 +11,16 @@ from typing import Any, Final, Literal
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from schema.limits import PRIORITY_DEFAULT
+from schema.quick import quick
 
 
+@quick
 class Lane(Enum):
     """A priority class; each has streams of its own."""
 
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
-
-    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
-    __hash__ = object.__hash__
 
 
 LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.LOW)
@@ -33,6 +32,7 @@ def lane_of(priority: int) -> Lane:
     return _LANE_OF[priority]
 
 
+@quick
 class Status(Enum):
     """Where a message is in its life. See `broker.core.lifecycle` for the transitions."""
 
@@ -43,10 +43,8 @@ class Status(Enum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
-    # Enum hashes its name in Python; members are singletons, and dicts keyed by them are on the hot path.
-    __hash__ = object.__hash__
 
-
+@quick
 class Reason(Enum):
     """Why a message ended the way it did; `status_reason` of the contract (an agent may add its own text)."""
 

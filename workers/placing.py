@@ -21,6 +21,7 @@ from schema.ids import id_bytes, is_id, shard_of
 from schema.ledger import Event, EventKind
 from schema.limits import REQUIREMENTS_MAX, SCHEDULE_AHEAD_MS_MAX
 from schema.message import Envelope, Lane, Reason, Status
+from schema.quick import quick
 from schema.times import from_ms, to_ms
 
 CREATED_AHEAD_MS_MAX: Final = 300_000
@@ -28,6 +29,7 @@ CREATED_AGE_MS_MAX: Final = 30 * 24 * 3600 * 1000
 """A creation time further ahead of Redis' clock, or further behind it, is not believed."""
 
 
+@quick
 class Way(Enum):
     MAILBOX = "mailbox"
     PARKED = "parked"

@@ -16,6 +16,8 @@ from collections import deque
 from enum import Enum
 from typing import Final
 
+from schema.quick import quick
+
 FAILURES_IN_A_ROW: Final = 5
 WINDOW_RESULTS: Final = 20
 WINDOW_FAILURES: Final = 10
@@ -25,6 +27,7 @@ OPEN_MS_MAX: Final = 60_000
 PROBE_LOST_MS: Final = 20_000
 
 
+@quick
 class BreakerState(Enum):
     CLOSED = "closed"
     OPEN = "open"

@@ -17,6 +17,7 @@ from msgspec import Struct
 from schema.agent import RetrySchedule
 from schema.limits import ATTEMPTS_MAX
 from schema.message import DeliveryOptions, Reason
+from schema.quick import quick
 from schema.times import to_ms
 
 _SECOND: Final = 1_000
@@ -49,6 +50,7 @@ _REFUSALS: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
 _DIGITS_MAX: Final = 9  # thirty years in seconds: longer is clamped anyway
 
 
+@quick
 class Verdict(Enum):
     """What an answer means. RETRY: the schedule. REJECTED_RETRY: quick tries only. GONE: the endpoint asks
     never to be called again."""

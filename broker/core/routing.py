@@ -24,6 +24,7 @@ from broker.core.directory import Directory
 from schema.agent import Agent, AgentStatus
 from schema.limits import HOP_MAX, ROUTE_EXCLUDED_MAX, ROUTE_RESAMPLES_MAX, ROUTE_SCAN_MAX
 from schema.message import Envelope, Reason
+from schema.quick import quick
 from schema.times import to_ms
 
 # How much quality counts against headroom, by priority: urgent messages get the best, bulk ones spread.
@@ -56,6 +57,7 @@ class Loads(Protocol):
     def quality(self, agent_id: str, capability: str) -> Quality: ...
 
 
+@quick
 class Rule(Enum):
     """How the choice was made. OVERFLOW: everybody looked at is at capacity, so the message queues."""
 
@@ -86,6 +88,7 @@ class Choice(Struct, gc=False):
     sampled: Sequence[Candidate]
 
 
+@quick
 class Shortage(Enum):
     """Why nobody was chosen; the filters in their order."""
 

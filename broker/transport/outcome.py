@@ -11,8 +11,10 @@ from time import monotonic_ns
 from msgspec import Struct
 
 from broker.transport.endpoint import Target
+from schema.quick import quick
 
 
+@quick
 class FailureKind(Enum):
     """Why there is no answer. `DENIED` is the address policy, `TOO_LARGE` a response head past its bound."""
 
