@@ -1,12 +1,15 @@
 """Reading and cutting the ledger. Its one reader is the owner of the shard's `record` trade."""
 
-from msgspec import Struct
+from base64 import b64encode
+
+from msgspec import MsgspecError, Struct
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.scripts import CUT
 from schema.codec import decode_events
-from schema.ledger import Event
+from schema.ledger import Event, EventKind
+from schema.message import Reason
 
 
 class LedgerEntry(Struct):
@@ -32,7 +35,7 @@ class LedgerReader:
         key = self._keys[shard].ledger
         wait = ("BLOCK", block_ms) if block_ms else ()
         reply = await self._connection.send("XREAD", "COUNT", count, *wait, "STREAMS", key, after)
-        return [_parse(entry) for entry in reply[0][1]] if reply else []
+        return [_parse(entry, key) for entry in reply[0][1]] if reply else []
 
     async def cut(self, shard: int, last_id: str, owner: str) -> int:
         """Drop everything up to and with `last_id`; return how many entries that were.
@@ -55,16 +58,32 @@ class LedgerReader:
         return length, age_ms
 
 
-def _parse(entry: Reply) -> LedgerEntry:
-    entry_id, fields = entry
+def _parse(entry: Reply, stream: str) -> LedgerEntry:
+    entry_id, fields = entry[0].decode(), entry[1]
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    batch: bytes = values[b"b"]
-    events = decode_events(batch)
-    if (ids := values.get(b"i")) is not None:
-        for event, mailbox_entry in zip(events, ids.decode().split(" "), strict=True):
-            if mailbox_entry != "-":
-                event.mailbox_entry = mailbox_entry
-    return LedgerEntry(id=entry_id.decode(), events=events, size_bytes=len(batch))
+    batch: bytes = values.get(b"b", b"")
+    try:
+        events = decode_events(batch)
+        if (ids := values.get(b"i")) is not None:
+            for event, mailbox_entry in zip(events, ids.decode().split(" "), strict=True):
+                if mailbox_entry != "-":
+                    event.mailbox_entry = mailbox_entry
+    except (MsgspecError, ValueError) as error:
+        # Not written by us. Set aside with its bytes: the ledger behind it must not wait for ever.
+        events = [_unreadable(entry_id, batch, stream, error)]
+    return LedgerEntry(id=entry_id, events=events, size_bytes=len(batch))
+
+
+def _unreadable(entry_id: str, batch: bytes, stream: str, error: Exception) -> Event:
+    return Event(
+        kind=EventKind.QUARANTINED,
+        id=entry_id,
+        at_ms=int(entry_id.partition("-")[0]),
+        reason=Reason.MALFORMED.value,
+        detail=f"ledger entry: {error}"[:500],
+        raw=b64encode(batch).decode(),
+        stream=stream,
+    )
 
 
 def _successor(entry_id: str) -> str:

@@ -1,5 +1,7 @@
 """The ledger: read in order, cut exactly, by its owner only."""
 
+from base64 import b64decode
+
 import pytest
 from streams_rig import OWNER
 
@@ -49,3 +51,15 @@ async def test_the_lag_is_what_waits_and_for_how_long(connection, keys, raw):
     raw.xadd(keys.ledger, {"b": "[]"}, id="900-3")
     assert await reader.lag(0, now_ms=1_000) == (2, 600)
     assert await reader.lag(0, now_ms=100) == (2, 0)
+
+
+@pytest.mark.parametrize("fields", [{"b": b"not json"}, {"x": b"y"}, {"b": events("a"), "i": b"1-1 2-2"}])
+async def test_an_entry_that_cannot_be_read_is_set_aside_with_its_bytes(connection, keys, raw, fields):
+    entry = raw.xadd(keys.ledger, fields).decode()
+    raw.xadd(keys.ledger, {"b": events("after")})
+    odd, after = await LedgerReader(connection, shards=1).read(0, "0-0", count=10)
+    assert [(one.kind, one.id, one.stream) for one in odd.events] == [
+        (EventKind.QUARANTINED, entry, keys.ledger)
+    ]
+    assert b64decode(odd.events[0].raw) == fields.get("b", b"")
+    assert [one.id for one in after.events] == ["after"]
