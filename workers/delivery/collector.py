@@ -55,9 +55,7 @@ class Collector:
         """Load what the last owner left: retries first, so that reading mailboxes can pass over them."""
         for member in await self._connection.send("ZRANGE", self._keys.due, 0, -1):
             place, _, _ = member.decode().rpartition("|")
-            mailbox = self._room.mailbox_at(place.rpartition("|")[0])
-            if mailbox is not None:
-                self._room.wait(mailbox, place, member.decode())
+            self._room.wait(self._room.mailbox_at(place.rpartition("|")[0]), place)
         taken = await self._connection.send("ZRANGEBYSCORE", self._keys.due, UNDER_WAY, UNDER_WAY)
         await self._put_back(taken, due_ms=0)
         await self.sweep()
@@ -96,8 +94,9 @@ class Collector:
         self.next_due_ms = due_ms
         return True
 
-    async def take_due(self, owner: str, *, now_ms: int) -> list[Item]:
-        """Read retries that are due; they are marked as under way. Raises: Fenced, StreamsUnavailable."""
+    async def take_due(self, owner: str, *, now_ms: int) -> tuple[list[Item], list[Mailbox]]:
+        """Read retries that are due; they are marked as under way. Also return the mailboxes of those whose
+        message is gone: they hold up nothing any more. Raises: Fenced, StreamsUnavailable."""
         self.next_due_ms = None
         members, next_ms, _ = await self._connection.evaluate(
             TAKE_DUE, (self._keys.owner("deliver"), self._keys.due), owner, DUE_BATCH_MAX, UNDER_WAY
@@ -108,16 +107,19 @@ class Collector:
         replies = await self._connection.send_many(
             [("XRANGE", key, entry, entry) for key, entry, _ in wanted]
         )
-        items, gone, homeless = [], [], []
+        items, freed, gone, homeless = [], [], [], []
         for member, (key, entry, attempts), entries in zip(members, wanted, replies, strict=True):
             mailbox = self._room.mailbox_at(key)
-            if mailbox is not None:
-                self._room.wake(mailbox, f"{key}|{entry}")
             if not entries:
                 gone.append(member)
+                self._room.wake(f"{key}|{entry}")
+                if mailbox is not None:
+                    freed.append(mailbox)
             elif mailbox is None:
                 homeless.append(member)
             else:
+                self._room.wake(f"{key}|{entry}")
+                self._room.retrying.add(f"{key}|{entry}")
                 item = _item(mailbox, entries[0])
                 item.attempts, item.due_taken, item.announced = int(attempts), True, True
                 items.append(item)
@@ -125,7 +127,7 @@ class Collector:
             # Finished elsewhere meanwhile (cancelled, or its agent said so): nothing is owed any more.
             await self._connection.send("ZREM", self._keys.due, *gone)
         await self._put_back(homeless, due_ms=now_ms + HOMELESS_MS)
-        return items
+        return items, freed
 
     async def _put_back(self, members: list[bytes], *, due_ms: int) -> None:
         for start in range(0, len(members), _PAGE):
@@ -148,7 +150,8 @@ class Collector:
         now_ms = self._now_ms()
         for entry in reply:
             mailbox.cursor = entry[0].decode()
-            if f"{mailbox.key}|{mailbox.cursor}" not in self._room.waiting:
+            place = f"{mailbox.key}|{mailbox.cursor}"
+            if place not in self._room.waiting and place not in self._room.retrying:
                 self._hold(_item(mailbox, entry), now_ms)
         if len(reply) == COLLECT_ENTRIES_PER_MAILBOX_MAX or mailbox.again:
             self._room.fall_behind(mailbox)

@@ -332,7 +332,7 @@ class Delivery:
             self._settler.finish(item, outcome.event)
         else:
             member = f"{item.place}|{item.attempts + 1}"
-            self.room.wait(item.mailbox, item.place, member)
+            self.room.wait(item.mailbox, item.place)
             self._settler.retry(item, outcome.event, due_ms=outcome.due_ms, member=member)
             if self._collector.due_by(outcome.due_ms):
                 self._due_sooner.set()
@@ -345,6 +345,8 @@ class Delivery:
 
     def _settled(self, items: list[Item]) -> None:
         for item in items:
+            if item.due_taken:
+                self.room.retrying.discard(item.place)
             self.room.release(item.mailbox)
 
     def _fail(self, error: BrokerError) -> None:
@@ -363,6 +365,8 @@ class Delivery:
             for endpoint in [e for e in self._tripped if e.breaker.may_send(now_ms)]:
                 self._tripped.discard(endpoint)
                 self._pump(endpoint, now_ms)
+            # Memory also empties without an answer: what expired, what has nowhere to go.
+            self._collect()
             if self._ticks % VACATE_TICKS == 0:
                 self._vacate(now_ms)
 
@@ -404,10 +408,13 @@ class Delivery:
                 pass
             if self._stopping:
                 continue
-            for item in await self._collector.take_due(self._owner(), now_ms=self._clock.now_ms()):
-                now_ms = self._clock.now_ms()
+            items, freed = await self._collector.take_due(self._owner(), now_ms=self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            for item in items:
                 self._hold(item, now_ms)
                 self._pump(item.mailbox.endpoint, now_ms)
+            for mailbox in freed:
+                self._pump(mailbox.endpoint, now_ms)
 
     async def _expire(self) -> None:
         while True:

@@ -30,6 +30,7 @@ class Endpoint:
         "queued",
         "ready",
         "target",
+        "waiting",
     )
 
     def __init__(self, agent: Agent, breaker: Breaker) -> None:
@@ -37,21 +38,23 @@ class Endpoint:
         self.mailboxes: dict[Lane, Mailbox] = {}
         self.in_flight = 0
         self.queued = 0
+        self.waiting = 0
+        """Retries that wait in Redis."""
         self.ready = False
         self._picks = 0
         self.update(agent)
 
     def update(self, agent: Agent) -> None:
-        """Take over what changed in the agent's record; an endpoint that cannot be parsed has no target."""
+        """Take over what changed in the agent's record; without usable endpoint and secret: no target."""
         self.agent = agent
         self.target: Target | None = None
         if agent.endpoint is None:
             return
         try:
+            self._signer = Signer(agent.signing_secret)
             self.target = parse_endpoint(agent.endpoint)
         except Rejected:
             return
-        self._signer = Signer(agent.signing_secret)
         host = self.target.origin.authority
         self._head = (
             f"POST {self.target.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n"
@@ -60,8 +63,10 @@ class Endpoint:
 
     @property
     def limit(self) -> int:
-        """Requests it may have in flight."""
-        return 1 if self.agent.ordered else self.agent.concurrency
+        """Requests it may have in flight. Where order is kept, a retry that waits holds the rest."""
+        if self.agent.ordered:
+            return 0 if self.waiting else 1
+        return self.agent.concurrency
 
     @property
     def outstanding(self) -> int:

@@ -41,8 +41,11 @@ class Mailroom:
         self._now_ms = now_ms
         self.endpoints: dict[str, Endpoint] = {}
         self.mailboxes: dict[str, Mailbox] = {}
-        self.waiting: dict[str, str] = {}
-        """Retries that wait in Redis: place (`mailbox|entry`) -> due member."""
+        self.waiting: dict[str, Mailbox | None] = {}
+        """Retries that wait in Redis: place (`mailbox|entry`) -> the mailbox held open for it (None: its
+        agent had no endpoint then)."""
+        self.retrying: set[str] = set()
+        """Places of retries that are under way. A read that comes by them passes over them."""
         self.hungry: dict[str, Mailbox] = {}
         """Mailboxes that are behind and have room for what a read would bring, in the order they got it."""
         self.queued = 0
@@ -82,9 +85,12 @@ class Mailroom:
         return MAILBOX_QUEUED_FULL if self.queued < 8 * SHARD_QUEUED_MAX else MAILBOX_QUEUED_MIN
 
     def hold(self, item: Item) -> None:
-        """Take an item into memory, last of its mailbox."""
+        """Take an item into memory, last of its mailbox; where order is kept, a retry goes first."""
         mailbox = item.mailbox
-        mailbox.queue.append(item)
+        if item.due_taken and mailbox.endpoint.agent.ordered:
+            mailbox.queue.appendleft(item)
+        else:
+            mailbox.queue.append(item)
         mailbox.endpoint.queued += 1
         mailbox.held += 1
         self.queued += 1
@@ -105,6 +111,8 @@ class Mailroom:
                 mailbox.queue.remove(item)
                 mailbox.endpoint.queued -= 1
                 self.queued -= 1
+                if mailbox.behind:
+                    self._note_hunger(mailbox)
                 return item
         return None
 
@@ -120,14 +128,18 @@ class Mailroom:
         if mailbox.is_idle:
             self._note_idle(mailbox)
 
-    def wait(self, mailbox: Mailbox, place: str, member: str) -> None:
+    def wait(self, mailbox: Mailbox | None, place: str) -> None:
         """Note a retry that waits in Redis. Its mailbox stays open for it."""
-        self.waiting[place] = member
-        mailbox.held += 1
+        self.waiting[place] = mailbox
+        if mailbox is not None:
+            mailbox.held += 1
+            mailbox.endpoint.waiting += 1
 
-    def wake(self, mailbox: Mailbox, place: str) -> None:
+    def wake(self, place: str) -> None:
         """Note that a retry waits no more."""
-        if self.waiting.pop(place, None) is not None:
+        mailbox = self.waiting.pop(place, None)
+        if mailbox is not None:
+            mailbox.endpoint.waiting -= 1
             self.release(mailbox)
 
     def abandon(self, endpoint: Endpoint) -> None:

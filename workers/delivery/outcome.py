@@ -163,6 +163,10 @@ def _read(body: bytes) -> _AgentAnswer:
     if len(body) < len(b'{"reply":{}}') or (b'"status"' not in body and b'"reply"' not in body):
         return _SILENT
     try:
-        return _answer_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        said = _answer_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _SILENT
+    if said.reply is not UNSET and bytes(said.reply)[:1] != b"{":
+        # The content of a message is an object; an agent that says `"reply": null` has none to send.
+        said.reply = UNSET
+    return said

@@ -1,0 +1,296 @@
+"""Workers without their processes: real shards on a real Redis, with a directory filled by hand.
+
+A `Site` is what one worker process would be. It can be stopped, as SIGTERM does, or killed: nothing it had in
+hand is settled, and its leases are left to whoever comes next.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from msgspec import Raw
+from receiver import Receiver, receiving
+
+from broker.core.addresses import AddressPolicy
+from broker.core.directory import Directory
+from broker.streams.clock import ServerClock
+from broker.streams.connection import Connection, open_connection
+from broker.streams.ingress import Publisher
+from broker.streams.keys import Keys
+from broker.streams.ownership import Lease
+from broker.transport.client import Deadlines, PushClient
+from broker.transport.signature import new_secret
+from schema.agent import Agent
+from schema.codec import decode_events, encode
+from schema.ids import new_id, shard_of
+from schema.ledger import Event, EventKind
+from schema.message import LANES, Envelope, Lane, Status
+from workers.delivery.delivery import DeliveryRules
+from workers.delivery.replies import Replies
+from workers.delivery.stats import DeliveryStats
+from workers.router import RouterRules
+from workers.shard import House, Shard
+
+BOTH = ("route", "deliver")
+DEADLINES = Deadlines(total_ms=10_000, connect_ms=2_000, tls_ms=2_000, first_byte_ms=10_000)
+
+
+class HandDirectory:
+    """What a shard asks of the live directory, filled by the test. `refreshing` is what a refresh does."""
+
+    def __init__(self) -> None:
+        self.directory = Directory(silent_after_ms=3_600_000)
+        self.refreshing: Callable[[], Awaitable[None]] | None = None
+        self.refreshes = 0
+
+    async def refresh(self) -> None:
+        self.refreshes += 1
+        if self.refreshing is not None:
+            await self.refreshing()
+
+    def pushed(self, agent_id: str, now_ms: int) -> None:
+        self.directory.heard(agent_id, now_ms)
+
+
+class World:
+    """A deployment: its Redis, agents, receivers, sites."""
+
+    def __init__(self, url: str, *, shards: int = 1, scale: float = 0.02) -> None:
+        self.url = url
+        self.shards = shards
+        self.scale = scale
+        self.keys = [Keys(shard) for shard in range(shards)]
+        self.live = HandDirectory()
+        self.raw: redis.Redis
+        self.publisher: Publisher
+        self.rules: dict[str, Any] = {}  # Any: whatever DeliveryRules takes
+        self.window_ms = 120_000
+        self._stack = AsyncExitStack()
+        self._sites: list[Site] = []
+
+    async def __aenter__(self) -> "World":
+        self.raw = redis.Redis.from_url(self.url)
+        self.publisher = Publisher(self.url, shards=self.shards)
+        await (
+            self.publisher._link.get()
+        )  # what waits for it to open may overtake, and some tests look at order
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for site in self._sites:
+            await site.kill()
+        await self._stack.aclose()
+        await self.publisher.close()
+        self.raw.close()
+        self.raw.connection_pool.disconnect()
+
+    # --- stage ----------------------------------------------------------------------------------------
+
+    async def receiver(self) -> Receiver:
+        return await self._stack.enter_async_context(receiving())
+
+    def agent(self, receiver: Receiver | None = None, *, shard: int = 0, **more: Any) -> Agent:
+        """Make an agent of a shard and let everybody know it; without a receiver it pulls."""
+        agent_id = new_id()
+        while shard_of(agent_id, self.shards) != shard:
+            agent_id = new_id()
+        agent = Agent(
+            id=agent_id,
+            name=more.pop("name", f"agent-{agent_id}"),
+            endpoint=more.pop("endpoint", receiver.url() if receiver is not None else None),
+            signing_secret=more.pop("signing_secret", new_secret()),
+            heartbeat_ms=int(datetime.now(UTC).timestamp() * 1000),
+            **more,
+        )
+        self.put(agent)
+        return agent
+
+    def put(self, agent: Agent) -> None:
+        """Make an agent known, or what changed of it, as the registry would."""
+        self.live.directory.put(agent)
+        for site in self._sites:
+            for shard in site.shards:
+                shard.agent_changed(agent.id, agent)
+                shard.agents_available()
+
+    async def site(self, *trades: str, shards: Sequence[int] | None = None) -> "Site":
+        """Start a worker that holds these trades (both, unless said) of these shards (all)."""
+        site = Site(self)
+        self._sites.append(site)
+        await site.start(trades or BOTH, range(self.shards) if shards is None else shards)
+        return site
+
+    async def send(self, *envelopes: Envelope, waiter: str | None = None) -> list[str]:
+        await self.publisher.publish_many(envelopes, waiter=waiter)
+        return [envelope.id for envelope in envelopes]
+
+    # --- what came of it ------------------------------------------------------------------------------
+
+    def events(self, *, shard: int | None = None) -> list[Event]:
+        """Return everything in the ledger, in order."""
+        found: list[Event] = []
+        for keys in self.keys if shard is None else [self.keys[shard]]:
+            for _, fields in self.raw.xrange(keys.ledger):
+                batch = decode_events(fields[b"b"])
+                if b"i" in fields:
+                    entries = fields[b"i"].decode().split(" ")
+                    for event, entry in zip(batch, entries, strict=True):
+                        event.mailbox_entry = None if entry == "-" else entry
+                found += batch
+        return found
+
+    def by_id(self) -> dict[str, list[Event]]:
+        grouped: dict[str, list[Event]] = defaultdict(list)
+        for event in self.events():
+            grouped[event.id].append(event)
+        return grouped
+
+    def ends(self) -> dict[str, list[tuple[Status, str | None]]]:
+        """Return, per message, how it ended: what the ledger says, as often as it says it."""
+        return {
+            message: [(event.status, event.reason) for event in events if event.kind is EventKind.SETTLED]
+            for message, events in self.by_id().items()
+        }
+
+    async def until_ended(self, ids: Iterable[str], *, timeout_s: float = 20) -> None:
+        wanted = set(ids)
+        await until(
+            lambda: wanted <= {message for message, ends in self.ends().items() if ends}, timeout_s=timeout_s
+        )
+
+    def left(self) -> dict[str, int]:
+        """Return what is still kept of messages: streams by their length, sets by theirs."""
+        found: dict[str, int] = {}
+        for key in self.raw.keys("ab:{*"):
+            name = key.decode()
+            part = name.split(":")[2]
+            if part in ("inbox", "parked", "ingress"):
+                found[name] = self.raw.xlen(key) if self.raw.type(key) == b"stream" else -1
+            elif part in ("active", "due", "expiry", "later", "chosen"):
+                found[name] = self.raw.zcard(key) if self.raw.type(key) == b"zset" else self.raw.hlen(key)
+        return {
+            name: count for name, count in found.items() if count or ":inbox:" in name or ":parked" in name
+        }
+
+    async def until_clean(self, *, timeout_s: float = 15) -> None:
+        """Wait until nothing of any message is left in Redis but the ledger."""
+        try:
+            await until(lambda: not self.left(), timeout_s=timeout_s)
+        except TimeoutError:
+            raise AssertionError(f"left behind: {self.left()}") from None
+
+
+class Site:
+    """One worker process, in this one."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.shards: list[Shard] = []
+        self.leases: list[Lease] = []
+        self.failures: list[BaseException] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connections: list[Connection] = []
+        self._house: House | None = None
+
+    async def start(self, trades: Sequence[str], shards: Iterable[int]) -> None:
+        world = self.world
+        clock = ServerClock()
+        async with await open_connection(world.url, name="test") as connection:
+            await clock.measure(connection)
+        publisher = Publisher(world.url, shards=world.shards)
+        self._house = House(
+            redis_url=world.url,
+            directory=world.live,  # type: ignore[arg-type]  # the part of it that shards use
+            client=PushClient(policy=AddressPolicy(["127.0.0.0/8"])),
+            publisher=publisher,
+            replies=Replies(publisher),
+            clock=clock,
+            stats=DeliveryStats(pushed=world.live.pushed),
+            delivery_rules=DeliveryRules(deadlines=DEADLINES, scale=world.scale, **world.rules),
+            router_rules=RouterRules(shards=world.shards, window_ms=world.window_ms),
+            drain_s=10,
+        )
+        self.shards = [Shard(number, self._house) for number in range(world.shards)]
+        for shard in self.shards:
+            self._tasks.append(asyncio.ensure_future(self._run(shard)))
+        for number in shards:
+            for trade in trades:
+                await self.take(number, trade)
+
+    async def _run(self, shard: Shard) -> None:
+        try:
+            await shard.run()
+        except Exception as error:
+            self.failures.append(error)
+            raise
+
+    async def take(self, shard: int, trade: str) -> Lease:
+        """Take a lease over, whoever holds it, and begin to work."""
+        keys, raw = self.world.keys[shard], self.world.raw
+        value = f"{raw.incr(keys.fence(trade))}:{id(self)}"
+        raw.set(keys.owner(trade), value)
+        lease = Lease(shard, trade, value, float("inf"))
+        self.leases.append(lease)
+        await self.shards[shard].start(lease)
+        return lease
+
+    async def give_up(self, lease: Lease, *, gracefully: bool = True) -> None:
+        self.leases.remove(lease)
+        await self.shards[lease.shard].stop(lease, gracefully=gracefully)
+
+    async def until_ready(self) -> None:
+        await until(
+            lambda: all(
+                shard.delivery is not None and shard.delivery.is_ready
+                for shard in self.shards
+                if any(lease.trade == "deliver" and lease.shard == shard._keys.shard for lease in self.leases)
+            )
+        )
+
+    async def stop(self) -> None:
+        """End as at SIGTERM: finish what is in flight, then let go."""
+        for lease in tuple(self.leases):
+            await self.give_up(lease)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End as at SIGKILL: nothing more is settled."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        if self._house is not None:
+            await self._house.replies.close()
+            await self._house.client.aclose()
+            await self._house.publisher.close()
+            self._house = None
+
+
+def message(
+    to: Agent | str | None = None, *, lane: Lane = Lane.NORMAL, content: bytes = b'{"a":1}', **more: Any
+) -> Envelope:
+    priority = more.pop("priority", {Lane.HIGH: 1, Lane.NORMAL: 5, Lane.LOW: 9}[lane])
+    return Envelope(
+        id=more.pop("id", None) or new_id(),
+        to_agent_id=to.id if isinstance(to, Agent) else to,
+        priority=priority,
+        content=Raw(content),
+        metadata=Raw(encode(more.pop("metadata", {}))),
+        created_at=more.pop("created_at", datetime.now(UTC)),
+        **more,
+    )
+
+
+async def until(true: Callable[[], bool], *, timeout_s: float = 15) -> None:
+    """Wait until something is true that happens in Redis or in another task, and gives no signal."""
+    async with asyncio.timeout(timeout_s):
+        while not true():  # noqa: ASYNC110  # nothing to wait on
+            await asyncio.sleep(0.005)
+
+
+__all__ = ["BOTH", "LANES", "Site", "World", "message", "until"]
