@@ -233,11 +233,25 @@ class Delivery:
             if endpoint is not None:
                 self.room.abandon(endpoint)
         elif endpoint is None:
-            for lane in Lane:
-                self.ring(self._keys.mailbox(agent_id, lane))
+            self._look_into([self._keys.mailbox(agent_id, lane) for lane in Lane])
         else:
             endpoint.update(agent)
             self._pump(endpoint, self._clock.now_ms())
+
+    def _look_into(self, keys: list[str]) -> None:
+        """Look into mailboxes nobody has served yet.
+
+        On the active set first: memory takes what it looks into for active, so nothing that is routed there
+        later would put it on the set, and the next owner would never find it. Empty ones are vacated.
+        """
+        members = [part for key in keys for part in (self._clock.now_ms(), key)]
+        self._connection.call(("ZADD", self._keys.active, "NX", *members), self._activated)
+        for key in keys:
+            self.ring(key)
+
+    def _activated(self, reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._fail(reply)
 
     # --- dispatch -------------------------------------------------------------------------------------
 
