@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Final
 
 import uvicorn
@@ -36,6 +36,7 @@ KEEP_ALIVE_S: Final = 75
 """Longer than the 60 s most load balancers keep idle connections: they must not send into a closed one."""
 BACKLOG: Final = 2_048
 JOIN_AGAIN_S: Final = 0.5
+CANCEL_AGAIN_S: Final = 0.2
 GRACE_S: Final = 2.0
 """Beyond the drain time-out, for closing what it cut off."""
 
@@ -110,8 +111,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 yield gateway
             finally:
                 await _drain(server, services, serving)
-                for other in others:
-                    other.cancel()
+                await _cancel(others)
     finally:
         await services.signs_of_life.write_down()
         await services.close()
@@ -125,6 +125,18 @@ async def _drain(server: uvicorn.Server, services: Services, serving: "asyncio.T
     server.should_exit = True
     # The server bounds its own drain; this is for a server that does not.
     await asyncio.wait((serving,), timeout=services.settings.drain_timeout_ms / 1000 + GRACE_S)
+
+
+async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """End tasks that run until cancelled.
+
+    One cancellation may not do: redis-py loses one that comes at the very moment a reply does.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _join(services: Services) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway_rig import Register, calling, held, settings_for, until_ready
+from recording import Recorder, recording
 
 from broker.gateway.serve import Running
 
@@ -34,3 +35,10 @@ def register(http: httpx.AsyncClient) -> Register:
         return reply.json()
 
     return make
+
+
+@pytest.fixture
+async def recorder(gateway: Running, streams_url: str) -> AsyncIterator[Recorder]:
+    """What is published gets recorded."""
+    async with recording(streams_url, gateway.services.pool) as one:
+        yield one
