@@ -113,6 +113,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 await _drain(server, services, serving)
                 await _cancel(others)
     finally:
+        listener.close()
         await services.signs_of_life.write_down()
         await services.close()
         await pool.aclose()
@@ -125,6 +126,9 @@ async def _drain(server: uvicorn.Server, services: Services, serving: "asyncio.T
     server.should_exit = True
     # The server bounds its own drain; this is for a server that does not.
     await asyncio.wait((serving,), timeout=services.settings.drain_timeout_ms / 1000 + GRACE_S)
+    if serving.cancelled() and server.started:
+        # Something else ended the gateway and took the server's task along before it could close anything.
+        await server.shutdown()
 
 
 async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
