@@ -37,13 +37,15 @@ def decode_envelope(raw: bytes) -> Envelope:
         raise Rejected(f"message of {len(raw)} bytes; at most {limits.MESSAGE_BYTES_MAX}")
     try:
         envelope = _envelope.decode(raw)
+        if not raw.isascii():
+            _check_utf8(raw)
+        # An unpaired surrogate or NUL can only come from an escape, so most messages skip the costly check.
+        if b"\\u" in raw:
+            _check_text(raw)
     except msgspec.MsgspecError as error:
         raise Rejected(f"not a message: {error}") from None
-    if not raw.isascii():
-        _check_utf8(raw)
-    # An unpaired surrogate or NUL can only come from an escape, so most messages skip the costly check.
-    if b"\\u" in raw:
-        _check_text(raw)
+    except RecursionError:
+        raise Rejected("not a message: nested too deeply") from None
     _check_bounds(envelope)
     return envelope
 

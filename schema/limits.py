@@ -16,6 +16,8 @@ REQUIREMENTS_MAX: Final = 32
 JSON_DEPTH_MAX: Final = 32
 JSON_KEYS_MAX: Final = 2_000
 """Keys of one body over HTTP, at every depth together. More, or deeper, is 422."""
+QUARANTINED_BYTES_MAX: Final = 1024 * 1024
+"""What is kept of something that is no message; the rest of it is dropped, and the record says so."""
 PRIORITY_MIN: Final = 1
 PRIORITY_MAX: Final = 10
 PRIORITY_DEFAULT: Final = 5

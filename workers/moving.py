@@ -20,6 +20,7 @@ from broker.telemetry import logs, metrics
 from schema.codec import encode
 from schema.errors import BrokerError
 from schema.ledger import Event, EventKind
+from schema.limits import QUARANTINED_BYTES_MAX
 from schema.message import lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
@@ -80,10 +81,11 @@ class Mover:
         moving: list[_Moving] = []
         for entry, placements in placed:
             batch.done[entry.lane].append(entry.id)
-            for number, placement in enumerate(placements):
+            for index, placement in enumerate(placements):
                 if placement.way is Way.DUPLICATE:
                     _COUNTED[Way.DUPLICATE].inc()
                 elif placement.way is Way.QUARANTINED:
+                    number = index if len(placements) == len(entry.messages) else None
                     moving += self._set_aside(batch, placement, entry, number, now_ms)
                 else:
                     moving.append(self._add(batch, placement, entry, delivery, now_ms))
@@ -159,7 +161,7 @@ class Mover:
         return _Moving(placement, body, waiter, not direct, mailbox)
 
     def _set_aside(
-        self, batch: RouteBatch, placement: Placement, entry: IngressEntry, number: int, now_ms: int
+        self, batch: RouteBatch, placement: Placement, entry: IngressEntry, number: int | None, now_ms: int
     ) -> list[_Moving]:
         """Add the event of what is set aside, and, where it is a message, of how that ended.
 
@@ -174,16 +176,24 @@ class Mover:
             moving.append(_Moving(Placement(Way.ENDED, placement.raw)))
         return moving
 
-    def _quarantined(self, placement: Placement, entry: IngressEntry, number: int, now_ms: int) -> bytes:
-        """Return the event that keeps the bytes. `number` tells apart the messages of one entry."""
+    def _quarantined(
+        self, placement: Placement, entry: IngressEntry, number: int | None, now_ms: int
+    ) -> bytes:
+        """Return the event that keeps the bytes. `number` tells apart the messages of one entry (None: it is
+        set aside whole)."""
         stream = self._keys.ingress[entry.lane]
+        whole = len(entry.messages) == 1 or number is None
+        kept, size = placement.raw[:QUARANTINED_BYTES_MAX], len(placement.raw)
+        detail = placement.detail[:500]
+        if len(kept) < size:
+            detail += f" (the first {QUARANTINED_BYTES_MAX} of {size} bytes are kept)"
         event = Event(
             kind=EventKind.QUARANTINED,
-            id=entry.id if len(entry.messages) == 1 else f"{entry.id}/{number}",
+            id=entry.id if whole else f"{entry.id}/{number}",
             at_ms=now_ms,
             reason=placement.reason,
-            detail=placement.detail[:500],
-            raw=b64encode(placement.raw).decode(),
+            detail=detail,
+            raw=b64encode(kept).decode(),
             stream=stream,
         )
         metrics.QUARANTINED.child().inc()

@@ -4,6 +4,7 @@ A placement says where (`Way`), with the message as it will lie there, and the l
 must hear of it at once: of everything that is not posted from memory right away.
 """
 
+from datetime import datetime
 from enum import Enum
 from hashlib import blake2b
 from typing import Final
@@ -150,6 +151,9 @@ class Placer:
             if not entry.passed and not -CREATED_AHEAD_MS_MAX <= age_ms <= CREATED_AGE_MS_MAX:
                 envelope.created_at = from_ms(entry.at_ms)
         envelope.status = Status.PENDING.value
+        at = envelope.deliver_at
+        if isinstance(at, datetime) and to_ms(at) > entry.at_ms + SCHEDULE_AHEAD_MS_MAX:
+            raise Rejected("deliver_at is too far ahead", field="deliver_at")
 
     def _resolve_sender(self, envelope: Envelope) -> bool:
         sender = envelope.from_agent_id
@@ -165,7 +169,7 @@ class Placer:
         at = envelope.deliver_at
         if at is UNSET or at is None:
             return False
-        return now_ms < to_ms(at) <= now_ms + SCHEDULE_AHEAD_MS_MAX
+        return now_ms < to_ms(at)
 
     def _place_named(self, raw: bytes, envelope: Envelope, now_ms: int) -> Placement:
         assert envelope.to_agent_id is not None

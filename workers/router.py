@@ -10,7 +10,7 @@ copy. "Unknown recipient" is judged only against a directory refreshed after the
 
 import asyncio
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -26,7 +26,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs
 from schema.errors import BrokerError, StoreUnavailable
 from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FLIGHT_MAX
-from schema.message import LANES, Lane, Reason
+from schema.message import LANES, Envelope, Lane, Reason
 from workers.delivery.delivery import Delivery
 from workers.moving import Mover, Placed
 from workers.placing import Placement, Placer, Way
@@ -169,6 +169,11 @@ class Router:
         room = max(1, int(ROUTE_BATCH_MAX / self._per_entry))
         entries = [entry for _, entry in self._weights.take(self._buffers, room)]
         messages = sum(len(entry.messages) for entry in entries)
+        while messages > ROUTE_BATCH_MAX and len(entries) > 1:
+            # Fuller than those before. What a call carries is bounded hard: Lua takes no 8,000 keys at once.
+            entry = entries.pop()
+            self._buffers[entry.lane].appendleft(entry)
+            messages -= len(entry.messages)
         self._per_entry += 0.2 * (max(1.0, messages / len(entries)) - self._per_entry)
         return entries
 
@@ -240,7 +245,12 @@ class Router:
         ]
         if choices:
             await self._connection.send("HSET", self._keys.chosen, *choices)
-        await self._publisher.publish_many([one.envelope for one in parting if one.envelope is not None])
+        by_waiter: dict[str, list[Envelope]] = defaultdict(list)
+        for (entry, one), seen in zip(leaving, known, strict=True):
+            if one.envelope is not None and (entry.passed or not seen):
+                by_waiter[entry.waiter].append(one.envelope)
+        for waiter, envelopes in by_waiter.items():
+            await self._publisher.publish_many(envelopes, waiter=waiter or None)
 
     async def _seen_before(self, placements: list[Placement], now_ms: int) -> list[bool]:
         """Tell which were routed here already: a second choice might send them to somebody else. The route
