@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from scene import Place, Scene, a_scene
+from scene import Place, Scene, a_scene, eventually
 from whole_broker import WholeBroker
 
 SHORT = {"RETRY_TIME_SCALE": "0.01", "VALKEY_MAXMEMORY_MB": "256"}
@@ -49,6 +49,7 @@ async def calm(calm_broker: WholeBroker) -> AsyncIterator[Scene]:
 async def scene(broker: WholeBroker) -> AsyncIterator[Scene]:
     """A scene on the broker that is broken."""
     async with a_scene(place_of(broker)) as scene:
+        await eventually(scene.client.is_ready, what="the broker whole after the last test")
         yield scene
 
 

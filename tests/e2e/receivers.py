@@ -63,8 +63,9 @@ class Gate:
         self._open = asyncio.Event()
 
     async def __call__(self, request: Received) -> Answer:
-        self.held.append(request)
-        await self._open.wait()
+        if not self._open.is_set():
+            self.held.append(request)
+            await self._open.wait()
         return Answer()
 
     def open(self) -> None:

@@ -17,7 +17,7 @@ from broker.client.http import AgentClient
 from broker.client.streams import StreamPublisher
 from broker.streams.keys import Keys
 from schema.agent import RegisteredAgent
-from schema.errors import Unavailable
+from schema.errors import NotFound, Unavailable
 from schema.ids import new_id, shard_of
 from schema.message import LANES, Envelope
 
@@ -60,6 +60,13 @@ class Scene:
         self.client = await enter(AgentClient(place.api_url, place.api_key, timeout_s=30))
         self.redis = await enter(Redis.from_url(place.redis_url))
         await enter(self.receivers)
+
+    async def move(self, place: Place) -> None:
+        """Follow the broker to where it is now."""
+        self.place = place
+        await self.redis.aclose()
+        self.redis = await self._stack.enter_async_context(Redis.from_url(place.redis_url))
+        self._publisher = None
 
     def named(self, word: str) -> str:
         """Return a name (or a capability) no other test uses."""
@@ -149,6 +156,18 @@ class Scene:
             return self.receipts >= seen
 
         await eventually(came, what=f"{count} more requests")
+
+    async def whole_again(self, agent: RegisteredAgent) -> None:
+        """Wait until a message goes all the way: gateway, worker, recorder, both stores."""
+        message_id = await self.send(agent.id)
+
+        async def recorded() -> bool:
+            try:
+                return (await self.client.message(message_id)).status == "delivered"
+            except (NotFound, Unavailable):
+                return False
+
+        await eventually(recorded, what="a message that goes all the way")
 
     @property
     def receipts(self) -> int:

@@ -74,7 +74,9 @@ async def test_a_message_to_nobody_beside_one_to_a_puller_goes_on_record(calm: S
     calm.ledger.acknowledge((lost.id, found.id))
 
     async def recorded() -> bool:
-        return len(await calm.fetch("SELECT FROM agent_messages WHERE id = ANY($1)", [lost.id, found.id])) == 2
+        return (
+            len(await calm.fetch("SELECT FROM agent_messages WHERE id = ANY($1)", [lost.id, found.id])) == 2
+        )
 
     await eventually(recorded, what="both on record")
     await calm.client.processed(found.id)

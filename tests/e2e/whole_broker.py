@@ -14,6 +14,7 @@ from broker.servers.running import Running, read_running
 PATIENCE_S = 60.0
 KNOWN = ("PATH", "HOME", "LANG", "TMPDIR")
 LOG_CHARS = 4_000
+ROLES = ("gateway", "worker", "recorder", "keeper")
 
 
 def until(found: Callable[[], object], *, what: str, otherwise: Callable[[], str] = str) -> None:
@@ -77,6 +78,14 @@ class WholeBroker:
         self._process.kill()
         self._process.wait(PATIENCE_S)
 
+    def kill_everything(self) -> None:
+        """End `up`, its children and its stores by kill -9 at once, as a machine that goes down does."""
+        stores = [self._store_pid(name) for name in ("valkey", "postgres")]
+        children = [pid for role in ROLES for pid in self.pids(role)]
+        for pid in (*stores, *children):
+            os.kill(pid, signal.SIGKILL)
+        self.kill_supervisor()
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -103,7 +112,7 @@ class WholeBroker:
 
     def kill_store(self, name: str) -> None:
         """End `valkey` or `postgres` by kill -9 and return when `up` has noticed."""
-        ended = f'"event":"server.ended","server":"{name}"'
+        ended = rf'"event":"server.ended".*"server":"{name}"'
         before = self._count(ended)
         os.kill(self._store_pid(name), signal.SIGKILL)
         until(lambda: self._count(ended) > before, what=f"the end of {name}", otherwise=self.log_tail)
@@ -123,8 +132,8 @@ class WholeBroker:
     def log_tail(self) -> str:
         return self.log[-LOG_CHARS:]
 
-    def _count(self, text: str) -> int:
-        return len(re.findall(re.escape(text), self.log))
+    def _count(self, pattern: str) -> int:
+        return len(re.findall(pattern, self.log))
 
 
 def _is_role(pid: int, role: str) -> bool:
