@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from broker.core.routing import Quality
-from broker.streams.clock import ServerClock
 from workers.delivery.delivery import Delivery
 from workers.delivery.stats import DeliveryStats
 
@@ -11,12 +10,9 @@ from workers.delivery.stats import DeliveryStats
 class ShardLoads:
     """Loads as the delivery owner in the same process sees them; nothing is known of agents elsewhere."""
 
-    def __init__(
-        self, delivery: Callable[[], Delivery | None], stats: DeliveryStats, clock: ServerClock
-    ) -> None:
+    def __init__(self, delivery: Callable[[], Delivery | None], stats: DeliveryStats) -> None:
         self._delivery = delivery
         self._stats = stats
-        self._clock = clock
 
     def outstanding(self, agent_id: str) -> int:
         """Return how many messages of an agent are not finished, as far as this process knows."""
@@ -25,4 +21,4 @@ class ShardLoads:
 
     def quality(self, agent_id: str, capability: str) -> Quality:
         """Return what was measured of an agent at a capability."""
-        return self._stats.quality(agent_id, capability, self._clock.now_ms())
+        return self._stats.quality(agent_id, capability)

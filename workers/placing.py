@@ -29,6 +29,8 @@ CREATED_AHEAD_MS_MAX: Final = 300_000
 CREATED_AGE_MS_MAX: Final = 30 * 24 * 3600 * 1000
 """A creation time further ahead of Redis' clock, or further behind it, is not believed."""
 
+_PENDING: Final = Status.PENDING.value
+
 
 @quick
 class Way(Enum):
@@ -150,7 +152,7 @@ class Placer:
             age_ms = entry.at_ms - to_ms(created)
             if not entry.passed and not -CREATED_AHEAD_MS_MAX <= age_ms <= CREATED_AGE_MS_MAX:
                 envelope.created_at = from_ms(entry.at_ms)
-        envelope.status = Status.PENDING.value
+        envelope.status = _PENDING
         at = envelope.deliver_at
         if isinstance(at, datetime) and to_ms(at) > entry.at_ms + SCHEDULE_AHEAD_MS_MAX:
             raise Rejected("deliver_at is too far ahead", field="deliver_at")

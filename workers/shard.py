@@ -165,7 +165,7 @@ class Shard:
         house, connection = self._house, self._connection
         assert connection is not None
         directory = house.directory.directory
-        loads = ShardLoads(lambda: self.delivery, house.stats, house.clock)
+        loads = ShardLoads(lambda: self.delivery, house.stats)
         shards = house.router_rules.shards
         self.router = Router(
             connection,

@@ -373,7 +373,7 @@ class Delivery:
         while True:
             await asyncio.sleep(TICK_S)
             self._ticks += 1
-            now_ms = self._clock.now_ms()
+            self.stats.now_ms = now_ms = self._clock.now_ms()
             self._announce(self._waited, now_ms - ANNOUNCE_WAITED_MS)
             self._announce(self._unannounced, now_ms - ANNOUNCE_MS)
             for endpoint in [e for e in self._tripped if e.breaker.may_send(now_ms)]:

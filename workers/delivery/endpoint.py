@@ -70,8 +70,9 @@ class Endpoint:
 
     @property
     def outstanding(self) -> int:
-        """Messages routed to it that are not finished, as far as memory knows."""
-        return sum(mailbox.held for mailbox in self.mailboxes.values())
+        """Messages it has to do, as far as memory knows: queued or being posted. Retries that wait for later
+        are not work it has now."""
+        return self.queued + self.in_flight
 
     @property
     def is_idle(self) -> bool:

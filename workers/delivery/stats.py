@@ -36,12 +36,18 @@ _CLASSES: Final = {1: "protocol", 3: "redirect", 4: "client_error", 5: "server_e
 _KINDS: Final = {kind.value for kind in FailureKind}
 
 
+FRESH_MS: Final = 5_000
+"""An average this young is given as it is; older ones fade."""
+
+
 class _Average:
-    __slots__ = ("at_ms", "latency_ms", "success")
+    """What was measured of an agent at a capability. `quality` is made when it changes, not when it is asked
+    for: routing asks twice a message."""
+
+    __slots__ = ("at_ms", "quality")
 
     def __init__(self) -> None:
-        self.success = 1.0
-        self.latency_ms = 0.0
+        self.quality = _PERFECT
         self.at_ms = 0
 
 
@@ -49,6 +55,8 @@ class DeliveryStats:
     """Counters of one process, and the averages its router asks for."""
 
     def __init__(self, *, pushed: Callable[[str, int], None]) -> None:
+        self.now_ms = 0
+        """The time of the last attempt or tick: near enough for what fades over a minute."""
         self._averages: dict[tuple[str, str], _Average] = {}
         self._pushed = pushed
 
@@ -78,13 +86,17 @@ class DeliveryStats:
         """Count a message that ended without an attempt."""
         (_EXPIRED if status is Status.EXPIRED else _FAILED).inc()
 
-    def quality(self, agent_id: str, capability: str, now_ms: int) -> Quality:
+    def quality(self, agent_id: str, capability: str) -> Quality:
         """Return what was measured of an agent at a capability, as far as it still counts."""
         average = self._averages.get((agent_id, capability))
         if average is None:
             return _PERFECT
-        fade = math.exp((average.at_ms - now_ms) / FORGIVE_MS)
-        return Quality(1 - (1 - average.success) * fade, average.latency_ms * fade)
+        quality = average.quality
+        age_ms = self.now_ms - average.at_ms
+        if age_ms < FRESH_MS:
+            return quality
+        fade = math.exp(-age_ms / FORGIVE_MS)
+        return Quality(1 - (1 - quality.success_rate) * fade, quality.latency_ms * fade)
 
     def _learn(self, agent_id: str, capability: str, good: bool, duration_ms: int, now_ms: int) -> None:
         average = self._averages.get((agent_id, capability))
@@ -92,9 +104,12 @@ class DeliveryStats:
             if len(self._averages) >= TRACKED_MAX:
                 self._averages.clear()
             average = self._averages[agent_id, capability] = _Average()
-        average.success += WEIGHT * (good - average.success)
-        average.latency_ms += WEIGHT * (duration_ms - average.latency_ms)
-        average.at_ms = now_ms
+        known = average.quality
+        average.quality = Quality(
+            known.success_rate + WEIGHT * (good - known.success_rate),
+            known.latency_ms + WEIGHT * (duration_ms - known.latency_ms),
+        )
+        average.at_ms = self.now_ms = now_ms
 
 
 def _reason(outcome: Outcome) -> str:
