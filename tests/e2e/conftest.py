@@ -8,7 +8,7 @@ import pytest
 from scene import Place, Scene, a_scene, eventually
 from whole_broker import WholeBroker
 
-SHORT = {"RETRY_TIME_SCALE": "0.01", "VALKEY_MAXMEMORY_MB": "256"}
+SHORT = {"RETRY_TIME_SCALE": "0.002", "VALKEY_MAXMEMORY_MB": "256"}
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,18 @@ class OutsideLedger:
         finally:
             self._broken.append((since_s, time.monotonic()))
 
+    def compared(self, statuses: dict[str, list[str]], attempts: dict[str, list[tuple[int, str]]]) -> Account:
+        """Compare with what is on record: statuses, and (attempt, status) of attempts, by message."""
+        account = Account()
+        account.unexpected = sorted((self.received.keys() | statuses.keys()) - self.attempted)
+        for message_id in sorted(self.acknowledged):
+            self._compare_end(account, message_id, statuses.get(message_id, []))
+        for message_id, receipts in self.received.items():
+            if not all(receipt.verified for receipt in receipts):
+                account.forged.append(message_id)
+            self._compare_attempts(account, message_id, attempts.get(message_id, []))
+        return account
+
     def cut_off(self, message_id: str) -> int:
         """Return how many receipts of a message had something break between them and the next one."""
         return sum(self._broke_between(*pair) for pair in pairwise(self.received[message_id]))
@@ -93,20 +105,7 @@ class OutsideLedger:
             statuses[str(row["id"])].append(row["status"])
         for row in tries:
             attempts[str(row["message_id"])].append((row["attempt"], row["status"]))
-        return self._compared(statuses, attempts)
-
-    def _compared(
-        self, statuses: dict[str, list[str]], attempts: dict[str, list[tuple[int, str]]]
-    ) -> Account:
-        account = Account()
-        account.unexpected = sorted((self.received.keys() | statuses.keys()) - self.attempted)
-        for message_id in sorted(self.acknowledged):
-            self._compare_end(account, message_id, statuses.get(message_id, []))
-        for message_id, receipts in self.received.items():
-            if not all(receipt.verified for receipt in receipts):
-                account.forged.append(message_id)
-            self._compare_attempts(account, message_id, attempts.get(message_id, []))
-        return account
+        return self.compared(statuses, attempts)
 
     def _compare_end(self, account: Account, message_id: str, found: list[str]) -> None:
         if not found or (found == ["delivered"] and message_id not in self.received):

@@ -5,8 +5,9 @@ Every request is noted before its script answers, its signature judged by the pu
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -19,13 +20,15 @@ connection that was used before, the broker may send the request again within th
 
 
 class Answer(NamedTuple):
+    """`body` None: an empty object."""
+
     status: int = 200
-    headers: dict[str, str] = {}
-    body: Any = {}
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: Any = None
 
 
 class Received(NamedTuple):
-    """One request. `nth` counts the requests with this id, from 1; `at_s` is monotonic, `at` the time of day."""
+    """One request. `nth` counts those with the same id; `at_s` is monotonic, `at` the time of day."""
 
     id: str
     nth: int
@@ -169,7 +172,7 @@ class Receivers:
 
 
 def _encoded(answer: Answer) -> bytes:
-    body = b"" if answer.status == NO_CONTENT else msgspec.json.encode(answer.body)
+    body = b"" if answer.status == NO_CONTENT else msgspec.json.encode(answer.body or {})
     lines = [f"HTTP/1.1 {answer.status} Scripted"]
     if body:
         lines.append(f"Content-Length: {len(body)}")

@@ -12,10 +12,11 @@ from whole_broker import WholeBroker
 
 from broker.client.streams import message
 from schema.agent import RegisteredAgent
-from schema.limits import ENDPOINT_IN_FLIGHT_MAX
+from schema.limits import ENDPOINT_IN_FLIGHT_MAX, SHARD_IN_FLIGHT_MAX
 
 pytestmark = pytest.mark.e2e
 
+SHARDS = 2
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 Publisher = Callable[[int], Awaitable[object]]
 
@@ -47,6 +48,7 @@ async def disturb(scene: Scene, disturbance: Callable[[], None], *, times: int =
                 await asyncio.to_thread(disturbance)
                 await scene.whole_again(agents[0])
     await scene.balance()
+    assert len(scene.ledger.repeated) <= times * SHARDS * SHARD_IN_FLIGHT_MAX
 
 
 async def test_a_worker_killed_while_receivers_hold_requests_loses_nothing(

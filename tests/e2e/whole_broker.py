@@ -12,7 +12,7 @@ from pathlib import Path
 from broker.servers.running import Running, read_running
 
 PATIENCE_S = 60.0
-KNOWN = ("PATH", "HOME", "LANG", "TMPDIR")
+KNOWN = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
 LOG_CHARS = 4_000
 ROLES = ("gateway", "worker", "recorder", "keeper")
 
