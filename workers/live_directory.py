@@ -17,7 +17,7 @@ from broker.streams.presence import Presence
 from broker.streams.registry import RegistryFollower
 from broker.telemetry import logs, metrics
 from schema.agent import Agent
-from schema.errors import StoreUnavailable, StreamsUnavailable
+from schema.errors import StoreUnavailable, StreamsFull, StreamsUnavailable
 
 PRESENCE_S: Final = 1.0
 BLOCK_MS: Final = 2_000
@@ -131,7 +131,7 @@ class LiveDirectory:
     async def _watch_presence(self) -> None:
         while True:
             await asyncio.sleep(PRESENCE_S)
-            with suppress(StreamsUnavailable):
+            with suppress(StreamsUnavailable, StreamsFull):
                 signs, self._signs = self._signs, {}
                 if signs:
                     await self._presence.note(signs)

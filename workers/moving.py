@@ -210,11 +210,16 @@ class Mover:
         reply: Reply,
     ) -> None:
         """Hand over what has been moved; `delivery` is who expected it."""
+        owner = self._delivery()
         if isinstance(reply, BrokerError):
+            for one in moving:
+                if one.mailbox is not None and owner is not None and owner is delivery:
+                    # Nothing has changed: it has to be put on the active set by whoever routes into it next.
+                    one.mailbox.active = False
+                    owner.miss(one.mailbox)
             on_moved(reply)
             return
         now_ms = self._clock.now_ms()
-        owner = self._delivery()
         for one, entry in zip(moving, reply, strict=True):
             _COUNTED[Way.DUPLICATE if entry is None else one.placement.way].inc()
             if one.mailbox is None or owner is None:

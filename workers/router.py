@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -24,7 +25,7 @@ from broker.streams.keys import Keys
 from broker.streams.lanes import IngressEntry, LaneReader
 from broker.streams.ownership import Lease
 from broker.telemetry import logs
-from schema.errors import BrokerError, StoreUnavailable
+from schema.errors import BrokerError, StoreUnavailable, StreamsFull
 from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FLIGHT_MAX
 from schema.message import LANES, Envelope, Lane, Reason
 from workers.delivery.delivery import Delivery
@@ -36,6 +37,8 @@ BUFFERED_ENTRIES_MAX: Final = 256
 SET_ASIDE_MAX: Final = 10_000
 """Entries that may wait for Postgres to judge an unknown name; beyond this routing waits with them."""
 SET_ASIDE_S: Final = 1.0
+FULL_S: Final = 0.25
+"""Wait after Redis at its memory limit has refused a call."""
 
 
 class RouterRules(Struct, frozen=True):
@@ -83,6 +86,7 @@ class Router:
         self._set_aside: deque[IngressEntry] = deque()
         self._chosen: dict[str, str] = {}
         """Choices an earlier owner wrote down and may or may not have forwarded."""
+        self._refused: list[IngressEntry] = []
         self._calls = 0
         self._per_entry = 1.0
         self._work = asyncio.Event()
@@ -94,15 +98,18 @@ class Router:
 
         Raises: BrokerError.
         """
-        chosen = await self._connection.send("HGETALL", self._keys.chosen)
-        self._chosen = {
-            message.decode(): agent.decode() for message, agent in zip(chosen[::2], chosen[1::2], strict=True)
-        }
+        await self._recall_choices()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read(LaneReader(reader, self._keys)))
             group.create_task(self._route())
             group.create_task(self._bring_back())
             group.create_task(self._watch())
+
+    async def _recall_choices(self) -> None:
+        chosen = await self._connection.send("HGETALL", self._keys.chosen)
+        self._chosen = {
+            message.decode(): agent.decode() for message, agent in zip(chosen[::2], chosen[1::2], strict=True)
+        }
 
     async def drain(self) -> None:
         """Begin no further batch and wait for those under way. The caller bounds the wait."""
@@ -145,7 +152,9 @@ class Router:
 
     async def _route(self) -> None:
         while True:
-            if self._stopping or not any(self._buffers.values()):
+            if self._refused and not self._calls:
+                await self._wait_for_memory()
+            elif self._stopping or self._refused or not any(self._buffers.values()):
                 self._work.clear()
                 await self._work.wait()
             elif self._calls >= ROUTE_CALLS_IN_FLIGHT_MAX:
@@ -158,11 +167,31 @@ class Router:
             else:
                 # Counted from here, so that a drain waits for a batch that is still being decided.
                 self._calls += 1
-                placed = await self._place_batch(self._take())
-                if placed:
-                    self._mover.move(placed, self._moved)
-                else:
-                    self._moved(None)
+                await self._route_batch(self._take())
+
+    async def _route_batch(self, entries: list[IngressEntry]) -> None:
+        now_ms = self._clock.now_ms()
+        placed = await self._place_batch(entries, now_ms)
+        entries = [entry for entry, _ in placed]
+        leaving = [(entry, one) for entry, many in placed for one in many if one.way is Way.FORWARD]
+        try:
+            if leaving:
+                await self._forward(leaving, now_ms)
+        except StreamsFull as error:
+            self._moved(entries, error)
+            return
+        if placed:
+            self._mover.move(placed, partial(self._moved, entries))
+        else:
+            self._moved(entries, None)
+
+    async def _wait_for_memory(self) -> None:
+        """Redis is at its limit: what it refused stays in the ingress, and is tried again in its order."""
+        await asyncio.sleep(FULL_S)
+        await self._recall_choices()  # What was forwarded, and could not be deleted here, goes there again.
+        refused, self._refused = self._refused, []
+        for entry in reversed(refused):
+            self._buffers[entry.lane].appendleft(entry)
 
     def _take(self) -> list[IngressEntry]:
         """Take entries for one batch, by the weights of their lanes, aiming at a number of messages."""
@@ -177,15 +206,11 @@ class Router:
         self._per_entry += 0.2 * (max(1.0, messages / len(entries)) - self._per_entry)
         return entries
 
-    async def _place_batch(self, entries: list[IngressEntry]) -> Placed:
-        now_ms = self._clock.now_ms()
+    async def _place_batch(self, entries: list[IngressEntry], now_ms: int) -> Placed:
         keys: set[bytes] = set()
         placed = [(entry, self._place_all(entry, keys, now_ms)) for entry in entries]
         if any(one.way is Way.UNDECIDED for _, many in placed for one in many):
             placed = await self._judge_unknown(placed, now_ms)
-        leaving = [(entry, one) for entry, many in placed for one in many if one.way is Way.FORWARD]
-        if leaving:
-            await self._forward(leaving, now_ms)
         return placed
 
     def _place_all(self, entry: IngressEntry, keys: set[bytes], now_ms: int) -> list[Placement]:
@@ -265,11 +290,15 @@ class Router:
         )
         return [bool(one or other) for one, other in zip(now, before, strict=True)]
 
-    def _moved(self, error: BrokerError | None) -> None:
+    def _moved(self, entries: list[IngressEntry], error: BrokerError | None) -> None:
         self._calls -= 1
         self._room.set()
-        if error is not None and not self.failed.done():
+        if isinstance(error, StreamsFull):
+            self._refused += entries
+        elif error is not None and not self.failed.done():
             self.failed.set_result(error)
+        if self._refused:
+            self._work.set()
 
     async def _watch(self) -> None:
         raise await self.failed

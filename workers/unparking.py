@@ -17,6 +17,7 @@ from broker.streams.keys import Keys
 from broker.streams.ownership import Lease
 from broker.streams.scripts import UNPARK
 from broker.telemetry import metrics
+from schema.errors import StreamsFull
 from workers.placing import Signature
 
 BATCH_MAX: Final = 128
@@ -45,7 +46,9 @@ class Unparking:
     async def run(self) -> None:
         """Unpark until cancelled. Raises: Fenced, StreamsUnavailable."""
         while True:
-            await self._look()
+            # Redis at its memory limit: they stay where they are until the next look.
+            with suppress(StreamsFull):
+                await self._look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
@@ -55,8 +58,10 @@ class Unparking:
         parked = await self._connection.send("HVALS", self._keys.parked)
         for encoded in parked:
             signature = _signature.decode(encoded)
-            if self._somebody_can(signature):
-                await self._unpark(signature)
+            # What is parked again meanwhile must not be moved round and round: only what is there now.
+            left: int = await self._connection.send("XLEN", self._keys.parked_stream(signature.key))
+            if left == 0 or self._somebody_can(signature):
+                await self._unpark(signature, left)
 
     def _somebody_can(self, signature: Signature) -> bool:
         funnel = self._directory.funnel(
@@ -65,20 +70,19 @@ class Unparking:
         # Not `accepting` or `allowed`: those depend on the sender, which differs between messages.
         return bool(funnel.heard)
 
-    async def _unpark(self, signature: Signature) -> None:
+    async def _unpark(self, signature: Signature, left: int) -> None:
+        """Move what is parked; where all of it has expired, take the signature off the list."""
         keys = self._keys
         stream = keys.parked_stream(signature.key)
-        # What is parked again meanwhile must not be moved round and round: only what is there now.
-        left: int = await self._connection.send("XLEN", stream)
-        while left > 0:
+        while True:
             moved: int = await self._connection.evaluate(
                 UNPARK,
                 (keys.owner("route"), stream, keys.ingress[signature.lane], keys.parked, keys.expiry),
                 self._lease.value,
-                min(left, BATCH_MAX),
+                max(1, min(left, BATCH_MAX)),
                 signature.key,
             )
             _UNPARKED.inc(moved)
-            if moved == 0:
-                break
             left -= moved
+            if moved == 0 or left <= 0:
+                return

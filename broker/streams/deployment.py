@@ -11,8 +11,10 @@ async def agree_on_shards(connection: Connection, shards: int) -> None:
     Raises: Conflict where the deployment was created with another number: messages would be looked for in
     the wrong place. BrokerError as the connection failed.
     """
-    _, stored = await connection.send_many(
-        (("HSETNX", DEPLOYMENT, "shards", shards), ("HGET", DEPLOYMENT, "shards"))
-    )
+    stored = await connection.send("HGET", DEPLOYMENT, "shards")
+    if stored is None:  # Looked at first, because Redis at its memory limit refuses even a write of nothing.
+        _, stored = await connection.send_many(
+            (("HSETNX", DEPLOYMENT, "shards", shards), ("HGET", DEPLOYMENT, "shards"))
+        )
     if int(stored) != shards:
         raise Conflict(f"this deployment was created with {int(stored)} shards; SHARDS says {shards}")

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys, processes
-from broker.streams.scripts import LEASE
+from broker.streams.scripts import ANNOUNCE, LEASE
 
 RENEWALS_PER_LEASE: Final = 3
 
@@ -58,14 +58,8 @@ class Leases:
 
     async def due(self, connection: Connection, *, now_ms: int) -> int:
         """Announce this process; return how many shards it should own among the live processes."""
-        key = processes(self.trade)
-        _, _, names = await connection.send_many(
-            (
-                ("ZADD", key, now_ms + self._lease_ms, self._process),
-                ("ZREMRANGEBYSCORE", key, "-inf", f"({now_ms}"),
-                ("ZRANGE", key, 0, -1),
-            )
-        )
+        until_ms = now_ms + self._lease_ms
+        names = await connection.evaluate(ANNOUNCE, (processes(self.trade),), self._process, until_ms, now_ms)
         live = sorted(name.decode() for name in names)
         share, rest = divmod(len(self._keys), max(1, len(live)))
         place = live.index(self._process) if self._process in live else len(live)

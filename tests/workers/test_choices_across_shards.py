@@ -216,7 +216,7 @@ async def test_what_the_allow_list_keeps_out_is_parked_again_not_moved_round_and
         await until(lambda: len(world.events()) == 5)
         agent = world.agent(receiver, capabilities=("sums",), allow_from=(new_id(),))
         await until(lambda: len(world.events()) >= 10)
-        await until(lambda: sum(count for key, count in world.left().items() if ":parked" in key) == 5)
+        await until(lambda: sum(count for key, count in world.left().items() if ":parked:" in key) == 5)
         before = len(world.events())
         world.put(msgspec.structs.replace(agent, allow_from=(asker.id,)))
         await world.until_ended(ids)

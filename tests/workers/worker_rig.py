@@ -117,11 +117,24 @@ class World:
                 shard.agent_changed(agent.id, agent)
                 shard.agents_available()
 
-    async def site(self, *trades: str, shards: Sequence[int] | None = None) -> "Site":
-        """Start a worker that holds these trades (both, unless said) of these shards (all)."""
+    def new_site(self) -> "Site":
+        """Make a worker that does not work yet."""
         site = Site(self)
         self._sites.append(site)
-        await site.start(trades or BOTH, range(self.shards) if shards is None else shards)
+        return site
+
+    def seize(self, site: "Site", shard: int) -> None:
+        """Give both leases of a shard to a worker, whatever Redis thinks of its memory."""
+        self.raw.config_set("maxmemory", 0)
+        for trade in BOTH:
+            site.leases.append(site.lease(shard, trade))
+
+    async def site(self, *trades: str, shards: Sequence[int] | None = None) -> "Site":
+        """Start a worker that holds these trades (both, unless said) of these shards (all)."""
+        site = self.new_site()
+        for number in range(self.shards) if shards is None else shards:
+            site.leases += [site.lease(number, trade) for trade in trades or BOTH]
+        await site.work()
         return site
 
     async def send(self, *envelopes: Envelope, waiter: str | None = None) -> list[str]:
@@ -196,7 +209,8 @@ class Site:
         self._connections: list[Connection] = []
         self._house: House | None = None
 
-    async def start(self, trades: Sequence[str], shards: Iterable[int]) -> None:
+    async def work(self) -> None:
+        """Begin to work with the leases there are."""
         world = self.world
         clock = ServerClock()
         async with await open_connection(world.url, name="test") as connection:
@@ -217,9 +231,8 @@ class Site:
         self.shards = [Shard(number, self._house) for number in range(world.shards)]
         for shard in self.shards:
             self._tasks.append(asyncio.ensure_future(self._run(shard)))
-        for number in shards:
-            for trade in trades:
-                await self.take(number, trade)
+        for lease in self.leases:
+            await self.shards[lease.shard].start(lease)
 
     async def _run(self, shard: Shard) -> None:
         try:
@@ -228,12 +241,16 @@ class Site:
             self.failures.append(error)
             raise
 
-    async def take(self, shard: int, trade: str) -> Lease:
-        """Take a lease over, whoever holds it, and begin to work."""
+    def lease(self, shard: int, trade: str) -> Lease:
+        """Take a lease, whoever holds it."""
         keys, raw = self.world.keys[shard], self.world.raw
         value = f"{raw.incr(keys.fence(trade))}:{id(self)}"
         raw.set(keys.owner(trade), value)
-        lease = Lease(shard, trade, value, float("inf"))
+        return Lease(shard, trade, value, float("inf"))
+
+    async def take(self, shard: int, trade: str) -> Lease:
+        """Take a lease, and begin to work with it."""
+        lease = self.lease(shard, trade)
         self.leases.append(lease)
         await self.shards[shard].start(lease)
         return lease

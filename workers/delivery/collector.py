@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
-from broker.streams.scripts import TAKE_DUE
+from broker.streams.scripts import PUT_BACK, TAKE_DUE
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
 from schema.limits import (
@@ -51,13 +51,13 @@ class Collector:
         self._room = room
         self.next_due_ms: int | None = None
 
-    async def take_over(self) -> None:
+    async def take_over(self, owner: str) -> None:
         """Load what the last owner left: retries first, so that reading mailboxes can pass over them."""
         for member in await self._connection.send("ZRANGE", self._keys.due, 0, -1):
             place, _, _ = member.decode().rpartition("|")
             self._room.wait(self._room.mailbox_at(place.rpartition("|")[0]), place)
         taken = await self._connection.send("ZRANGEBYSCORE", self._keys.due, UNDER_WAY, UNDER_WAY)
-        await self._put_back(taken, due_ms=0)
+        await self._put_back(taken, owner, due_ms=0)
         await self.sweep()
 
     async def sweep(self) -> None:
@@ -126,13 +126,14 @@ class Collector:
         if gone:
             # Finished elsewhere meanwhile (cancelled, or its agent said so): nothing is owed any more.
             await self._connection.send("ZREM", self._keys.due, *gone)
-        await self._put_back(homeless, due_ms=now_ms + HOMELESS_MS)
+        await self._put_back(homeless, owner, due_ms=now_ms + HOMELESS_MS)
         return items, freed
 
-    async def _put_back(self, members: list[bytes], *, due_ms: int) -> None:
+    async def _put_back(self, members: list[bytes], owner: str, *, due_ms: int) -> None:
+        keys = (self._keys.owner("deliver"), self._keys.due)
         for start in range(0, len(members), _PAGE):
-            pairs = [part for member in members[start : start + _PAGE] for part in (due_ms, member)]
-            await self._connection.send("ZADD", self._keys.due, "XX", *pairs)
+            page = members[start : start + _PAGE]
+            await self._connection.evaluate(PUT_BACK, keys, owner, due_ms, *page)
 
     def _collected(
         self, mailbox: Mailbox, cursor: str, on_collected: Callable[[Mailbox], None], reply: Reply

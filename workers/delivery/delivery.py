@@ -27,7 +27,7 @@ from broker.streams.ownership import Lease
 from broker.streams.scripts import VACATE
 from broker.transport.client import Answer, Deadlines, Failure, PushClient
 from schema.agent import Agent
-from schema.errors import BrokerError
+from schema.errors import BrokerError, StreamsFull
 from schema.limits import SHARD_IN_FLIGHT_MAX
 from schema.message import Envelope, Lane, Reason, Status
 from workers.delivery.collector import Collector
@@ -48,6 +48,7 @@ ANNOUNCE_BATCH_MAX: Final = 128
 VACATE_BATCH_MAX: Final = 128
 VACATE_TICKS: Final = 12
 """Ticks between two looks for empty mailboxes."""
+ACTIVATE_S: Final = 0.5
 EXPIRY_S: Final = 0.5
 DUE_IDLE_S: Final = 0.5
 SWEEP_S: Final = 2.0
@@ -120,7 +121,7 @@ class Delivery:
 
     async def run(self) -> None:
         """Take over the shard and serve it until cancelled or failed. Raises: BrokerError."""
-        await self._collector.take_over()
+        await self._collector.take_over(self._owner())
         self.is_ready = True
         self._collect()
         async with asyncio.TaskGroup() as group:
@@ -244,13 +245,21 @@ class Delivery:
         On the active set first: memory takes what it looks into for active, so nothing that is routed there
         later would put it on the set, and the next owner would never find it. Empty ones are vacated.
         """
-        members = [part for key in keys for part in (self._clock.now_ms(), key)]
-        self._connection.call(("ZADD", self._keys.active, "NX", *members), self._activated)
+        self._activate(keys)
         for key in keys:
             self.ring(key)
 
-    def _activated(self, reply: Reply) -> None:
-        if isinstance(reply, BrokerError):
+    def _activate(self, keys: list[str]) -> None:
+        if not self.failed.done():
+            members = [part for key in keys for part in (self._clock.now_ms(), key)]
+            command = ("ZADD", self._keys.active, "NX", *members)
+            self._connection.call(command, partial(self._activated, keys))
+
+    def _activated(self, keys: list[str], reply: Reply) -> None:
+        if isinstance(reply, StreamsFull):
+            # A matter of the next owner, so it has the time that memory needs.
+            asyncio.get_running_loop().call_later(ACTIVATE_S, self._activate, keys)
+        elif isinstance(reply, BrokerError):
             self._fail(reply)
 
     # --- dispatch -------------------------------------------------------------------------------------
