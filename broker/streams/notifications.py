@@ -50,7 +50,9 @@ class Receipts:
 
     async def run(self) -> None:
         """Listen, and listen again after the connection failed, until cancelled."""
-        while True:
+        task = asyncio.current_task()
+        # redis-py may swallow a cancellation that meets it connecting; it is still counted on the task.
+        while task is not None and not task.cancelling():
             with suppress(RedisError, OSError):
                 await self._listen()
             self.listening.clear()
