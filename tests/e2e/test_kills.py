@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from receivers import Gate
 from scene import Scene, spread
-from whole_broker import WholeBroker
+from whole_broker import WholeBroker, until
 
 from broker.client.streams import message
 from schema.agent import RegisteredAgent
@@ -72,6 +72,20 @@ async def test_a_worker_killed_while_receivers_hold_requests_loses_nothing(
     await scene.balance()
     # Every one of these was sent again, and nothing else was.
     assert scene.ledger.repeated == under_way
+
+
+async def test_a_worker_told_to_stop_waits_for_what_receivers_hold(broker: WholeBroker, scene: Scene) -> None:
+    gate = Gate()
+    agents = [await scene.agent(f"holding-{number}", gate) for number in range(4)]
+    await scene.publish(*(message({"n": n}, to=spread(agents, n)) for n in range(40)))
+    await scene.held(gate, at_least=len(agents) * ENDPOINT_IN_FLIGHT_MAX)
+    before = broker.draining()
+    stopping = asyncio.create_task(asyncio.to_thread(broker.signal, "worker", TERM))
+    await asyncio.to_thread(until, lambda: broker.draining() == before + SHARDS, what="the drain")
+    gate.open()
+    await stopping
+    await scene.balance()
+    assert scene.ledger.repeated == set()
 
 
 @pytest.mark.parametrize("role", ["worker", "recorder", "keeper", "gateway"])

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 import pytest
 from conftest import place_of
 from receivers import Gate
-from scene import Scene, eventually, spread
-from whole_broker import WholeBroker
+from scene import Scene, spread
+from whole_broker import WholeBroker, until
 
 from broker.client.streams import message
 
 pytestmark = pytest.mark.e2e
+
+SHARDS = 2
 
 
 @asynccontextmanager
@@ -36,17 +38,13 @@ async def move(scene: Scene, broker: WholeBroker) -> None:
     await scene.move(place)
 
 
-async def is_away(scene: Scene) -> bool:
-    return not await scene.client.is_ready()
-
-
 async def test_up_stopped_under_load_drains_and_goes_on_at_the_next_start(
     broker: WholeBroker, scene: Scene
 ) -> None:
     async with half_delivered(scene) as (gate, _):
+        before = broker.draining()
         stopping = asyncio.create_task(asyncio.to_thread(broker.stop))
-        # The gateway ends first: when it does not answer any more, the workers are told to drain.
-        await eventually(lambda: is_away(scene), what="the end of the gateway")
+        await asyncio.to_thread(until, lambda: broker.draining() == before + SHARDS, what="the drain")
         gate.open()
         assert await stopping == 0
         await asyncio.to_thread(broker.start)

@@ -110,6 +110,11 @@ class WholeBroker:
         until(lambda: pid not in self.pids(role), what=f"the end of {role}", otherwise=self.log_tail)
         assert self.pid(role) != pid
 
+    def draining(self) -> int:
+        """Return how many shards the worker has stopped routing for so far: it delivers no more then, and
+        waits for what is in flight."""
+        return self._count('"event":"lease.given_up".*"trade":"route"')
+
     def kill_store(self, name: str) -> None:
         """End `valkey` or `postgres` by kill -9 and return when `up` has noticed."""
         ended = rf'"event":"server.ended".*"server":"{name}"'
