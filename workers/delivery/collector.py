@@ -110,7 +110,7 @@ class Collector:
         items, freed, gone, homeless = [], [], [], []
         for member, (key, entry, attempts), entries in zip(members, wanted, replies, strict=True):
             mailbox = self._room.mailbox_at(key)
-            if not entries:
+            if not entries or f"{key}|{entry}" in self._room.expiring:
                 gone.append(member)
                 self._room.wake(f"{key}|{entry}")
                 if mailbox is not None:
@@ -151,8 +151,7 @@ class Collector:
         now_ms = self._now_ms()
         for entry in reply:
             mailbox.cursor = entry[0].decode()
-            place = f"{mailbox.key}|{mailbox.cursor}"
-            if place not in self._room.waiting and place not in self._room.retrying:
+            if not self._room.is_spoken_for(f"{mailbox.key}|{mailbox.cursor}"):
                 self._hold(_item(mailbox, entry), now_ms)
         if len(reply) == COLLECT_ENTRIES_PER_MAILBOX_MAX or mailbox.again:
             self._room.fall_behind(mailbox)

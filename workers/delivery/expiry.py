@@ -45,7 +45,11 @@ class Expiry:
             elif (item := self._room.take_out(mailbox, entry)) is not None:
                 items.append(item)
         if in_redis:
+            expiring = {f"{key}|{entry}" for key, entry in in_redis}
+            # Or one that is read into memory meanwhile would end twice.
+            self._room.expiring |= expiring
             await self._expire(in_redis, owner, now_ms=now_ms)
+            self._room.expiring -= expiring
         return items
 
     def _lies_in_redis(self, mailbox: Mailbox, entry: str) -> bool:

@@ -48,6 +48,8 @@ class Mailroom:
         """Places of retries that are under way. A read that comes by them passes over them."""
         self.hungry: dict[str, Mailbox] = {}
         """Mailboxes that are behind and have room for what a read would bring, in the order they got it."""
+        self.expiring: set[str] = set()
+        """Places of entries that are being expired in Redis; a read that comes by them passes over them."""
         self.queued = 0
         self._idle: deque[tuple[int, str]] = deque()
 
@@ -70,6 +72,11 @@ class Mailroom:
     def mailbox_at(self, key: str) -> Mailbox | None:
         """Return the mailbox of a key, opening the books for it; None for an agent without an endpoint."""
         return self.mailboxes.get(key) or self.mailbox_of(*mailbox_owner(key))
+
+    def is_spoken_for(self, place: str) -> bool:
+        """Tell whether an entry that was read is somebody's already: it waits for a retry, is retried, or is
+        being expired."""
+        return place in self.waiting or place in self.retrying or place in self.expiring
 
     def has_room(self, mailbox: Mailbox) -> bool:
         """Tell whether one more item of this mailbox may be held in memory."""
