@@ -5,8 +5,11 @@ unless somebody waits for one of them. What is sent is not forgotten before Redi
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+from msgspec import Struct, field
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
@@ -31,6 +34,14 @@ _RUNG: Final = {
 }
 
 
+class _Batch(Struct):
+    """What goes into one call."""
+
+    settlement: Settlement = field(default_factory=Settlement)
+    items: list[Item] = field(default_factory=list)
+    receipts: dict[str, list[Receipt]] = field(default_factory=dict)
+
+
 class Settler:
     """Batches settlements of one shard. `on_settled` gets the items Redis has let go of; `on_error` the error
     after which the owner's memory no longer matches Redis."""
@@ -50,9 +61,10 @@ class Settler:
         self._on_settled = on_settled
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
-        self._pending = Settlement()
-        self._items: list[Item] = []
-        self._receipts: dict[str, list[Receipt]] = {}
+        self._batch = _Batch()
+        self._full: deque[_Batch] = deque()
+        """Batches that wait for a call. Bounded each: Lua takes no 8,000 values at once."""
+        self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -60,20 +72,22 @@ class Settler:
 
     def finish(self, item: Item, event: Event) -> None:
         """Settle an item for good: its entry goes, its event stays."""
-        self._pending.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        settlement = self._batch.settlement
+        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
         if item.due_taken:
-            self._pending.over.append(item.due_member)
+            settlement.over.append(item.due_member)
         if item.expires_ms is not None:
-            self._pending.forget.append(item.place)
-        self._items.append(item)
+            settlement.forget.append(item.place)
+        self._batch.items.append(item)
         self._note(event, item.waiter)
 
     def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
         """Plan another attempt; `member` is its name among what waits."""
+        settlement = self._batch.settlement
         if item.due_taken:
-            self._pending.over.append(item.due_member)
-        self._pending.retries[member] = due_ms
-        self._items.append(item)
+            settlement.over.append(item.due_member)
+        settlement.retries[member] = due_ms
+        self._batch.items.append(item)
         self._note(event, item.waiter)
 
     def tell(self, event: Event) -> None:
@@ -87,36 +101,47 @@ class Settler:
 
     def close(self) -> None:
         """Send nothing more."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _note(self, event: Event, waiter: str) -> None:
-        self._pending.events.append(event)
+        batch = self._batch
+        batch.settlement.events.append(event)
         self._idle.clear()
         if waiter and (rung := _RUNG.get(event.status)) is not None:
-            self._receipts.setdefault(waiter, []).append(Receipt(event.id, rung))
-        if len(self._pending.events) >= SETTLE_BATCH_MAX or waiter:
+            batch.receipts.setdefault(waiter, []).append(Receipt(event.id, rung))
+        if len(batch.settlement.events) >= SETTLE_BATCH_MAX:
+            self._full.append(batch)
+            self._batch = _Batch()
             self._flush()
-        elif self._timer is None:
+        elif waiter:
+            self._flush()
+        elif self._timer is None and not self._is_closed:
             self._timer = self._loop.call_later(LINGER_S, self._flush)
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._pending.is_empty or self._in_flight >= CALLS_IN_FLIGHT_MAX:
-            return
-        settlement, self._pending = self._pending, Settlement()
-        items, self._items = self._items, []
-        receipts, self._receipts = self._receipts, {}
+        while self._in_flight < CALLS_IN_FLIGHT_MAX and not self._is_closed:
+            if self._full:
+                self._send(self._full.popleft())
+            elif self._batch.settlement.is_empty:
+                return
+            else:
+                batch, self._batch = self._batch, _Batch()
+                self._send(batch)
+
+    def _send(self, batch: _Batch) -> None:
         self._in_flight += 1
 
         def answered(reply: Reply) -> None:
-            self._answered(reply, items)
+            self._answered(reply, batch.items)
 
-        call_settle(self._connection, self._keys, settlement, owner=self._owner(), on_reply=answered)
-        for command in commands(receipts):
+        call_settle(self._connection, self._keys, batch.settlement, owner=self._owner(), on_reply=answered)
+        for command in commands(batch.receipts):
             self._connection.call(command, _ignore)
 
     def _answered(self, reply: Reply, items: list[Item]) -> None:
@@ -125,10 +150,10 @@ class Settler:
             self._on_error(reply)
         else:
             self._on_settled(items)
-        if not self._pending.is_empty and self._timer is None:
+        if self._timer is None or self._full:
             # The bound on calls held a flush back, so what waits has lingered enough.
             self._flush()
-        if self._pending.is_empty and not self._in_flight:
+        if not self._in_flight and not self._full and self._batch.settlement.is_empty:
             self._idle.set()
 
 

@@ -1,0 +1,124 @@
+"""Settling in batches: what piles up while Redis is slow is settled in bounded steps, and wholly."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+from worker_rig import message, until
+
+from broker.core.breaker import Breaker
+from broker.streams.connection import open_connection
+from broker.streams.keys import Keys
+from broker.transport.signature import new_secret
+from schema.agent import Agent
+from schema.codec import encode
+from schema.errors import BrokerError
+from schema.ids import new_id
+from schema.limits import SETTLE_BATCH_MAX
+from schema.message import Lane, Reason, Status
+from workers.delivery.endpoint import Endpoint
+from workers.delivery.items import Item, Mailbox
+from workers.delivery.outcome import announced, finished
+from workers.delivery.settler import Settler
+
+OWNER = "1:tester"
+KEYS = Keys(0)
+
+
+class Desk:
+    """A settler, and what it said."""
+
+    def __init__(self, connection) -> None:
+        self.settled: list[Item] = []
+        self.errors: list[BrokerError] = []
+        self.settler = Settler(
+            connection,
+            KEYS,
+            owner=lambda: OWNER,
+            on_settled=self.settled.extend,
+            on_error=self.errors.append,
+        )
+
+
+@asynccontextmanager
+async def desk(url: str):
+    async with await open_connection(url, name="test") as connection:
+        yield Desk(connection)
+
+
+@pytest.fixture
+def raw(any_streams_url):
+    client = redis.Redis.from_url(any_streams_url)
+    client.set(KEYS.owner("deliver"), OWNER)
+    yield client
+    client.close()
+    client.connection_pool.disconnect()
+
+
+def items(raw: redis.Redis, count: int, **more) -> list[Item]:
+    agent = Agent(id=new_id(), name="a", endpoint="http://127.0.0.1:9/", signing_secret=new_secret())
+    mailbox = Mailbox(Endpoint(agent, Breaker()), KEYS.mailbox(agent.id, Lane.LOW), Lane.LOW)
+    envelope = message(agent, **more)
+    body = encode(envelope)
+    pipe = raw.pipeline(transaction=False)
+    for _ in range(count):
+        pipe.xadd(mailbox.key, {"m": body})
+    return [Item(mailbox, entry.decode(), envelope, body, "") for entry in pipe.execute()]
+
+
+@pytest.mark.parametrize("what", ["finish", "retry", "again"])
+async def test_a_pile_is_settled_in_bounded_calls(any_streams_url, raw, what):
+    """While Redis stands still thousands of attempts may fail; Lua takes no 8,000 values at once, and a call
+    that broke off half-way would have deleted entries without a trace."""
+    count = 9_000
+    pile = items(raw, count)
+    async with desk(any_streams_url) as it:
+        raw.execute_command("CLIENT", "PAUSE", "500", "ALL")
+        for item in pile:
+            item.due_taken = what == "again"
+            if what == "finish":
+                it.settler.finish(item, finished(item, Status.FAILED, Reason.GONE, now_ms=1))
+            else:
+                event = announced(item, now_ms=1)
+                it.settler.retry(item, event, due_ms=10**15, member=f"{item.place}|{item.attempts + 1}")
+        async with asyncio.timeout(30):
+            await it.settler.drain()
+        assert it.errors == []
+        assert it.settled == pile
+    sizes = [fields[b"b"].count(b'"kind"') for _, fields in raw.xrange(KEYS.ledger)]
+    assert (sum(sizes), max(sizes)) == (count, SETTLE_BATCH_MAX)
+    assert raw.xlen(pile[0].mailbox.key) == (0 if what == "finish" else count)
+    assert raw.zcard(KEYS.due) == (0 if what == "finish" else count)
+
+
+async def test_a_few_results_share_a_call_after_a_moment(any_streams_url, raw):
+    async with desk(any_streams_url) as it:
+        pile = items(raw, 5)
+        for item in pile:
+            it.settler.finish(item, finished(item, Status.FAILED, Reason.GONE, now_ms=1))
+        await until(lambda: it.settled == pile)
+    assert raw.xlen(KEYS.ledger) == 1
+
+
+async def test_a_stale_owner_hears_of_it_and_has_changed_nothing(any_streams_url, raw):
+    raw.set(KEYS.owner("deliver"), "2:other")
+    async with desk(any_streams_url) as it:
+        [item] = items(raw, 1)
+        it.settler.finish(item, finished(item, Status.FAILED, Reason.GONE, now_ms=1))
+        async with asyncio.timeout(5):
+            await it.settler.drain()
+        assert [error.code for error in it.errors] == ["fenced"]
+        assert it.settled == []
+    assert raw.xlen(item.mailbox.key) == 1
+    assert not raw.exists(KEYS.ledger)
+
+
+async def test_a_closed_settler_sends_nothing_more(any_streams_url, raw):
+    async with desk(any_streams_url) as it:
+        [first, second] = items(raw, 2)
+        it.settler.finish(first, finished(first, Status.FAILED, Reason.GONE, now_ms=1))
+        it.settler.close()
+        it.settler.finish(second, finished(second, Status.FAILED, Reason.GONE, now_ms=1))
+        await asyncio.sleep(0.05)  # longer than results wait for company
+        assert raw.xlen(first.mailbox.key) == 2
