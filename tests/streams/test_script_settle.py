@@ -5,7 +5,7 @@ import json
 import pytest
 from streams_rig import OWNER, dump, members, settle
 
-from broker.streams.scripts import DISCARD, EXPIRE, TAKE_DUE, VACATE
+from broker.streams.scripts import DISCARD, EXPIRE, PUT_BACK, TAKE_DUE, VACATE
 from broker.streams.settlement import Settlement
 from schema.errors import Fenced
 from schema.ledger import Event, EventKind
@@ -188,3 +188,29 @@ async def test_discarding_drops_one_entry_and_its_expiry_once(connection, keys, 
     assert await connection.evaluate(DISCARD, (BOX, keys.expiry), a) == 0
     assert [entry.decode() for entry, _ in raw.xrange(BOX)] == [b]
     assert members(raw.zrange(keys.expiry, 0, -1, withscores=True)) == {f"{BOX}|{b}": 1}
+
+
+# --- put_back -------------------------------------------------------------------------------------------
+
+
+async def put_back(connection, keys, due_ms, *names, owner=OWNER):
+    return await connection.evaluate(PUT_BACK, (keys.owner("deliver"), keys.due), owner, due_ms, *names)
+
+
+async def test_retries_put_back_get_a_new_time_and_what_is_gone_stays_gone(connection, keys, raw):
+    raw.zadd(keys.due, {"a|1|1": UNDER_WAY, "b|1|1": 5})
+    for _ in range(2):
+        await put_back(connection, keys, 7, "a|1|1", "gone|1|1")
+        assert members(raw.zrange(keys.due, 0, -1, withscores=True)) == {"a|1|1": 7, "b|1|1": 5}
+    many = {f"m|{number}|1": UNDER_WAY for number in range(1_000)}
+    raw.zadd(keys.due, many)
+    await put_back(connection, keys, 9, *many)
+    assert raw.zcount(keys.due, 9, 9) == 1_000
+
+
+async def test_a_stale_owner_puts_nothing_back(connection, keys, raw):
+    raw.zadd(keys.due, {"a|1|1": UNDER_WAY})
+    before = dump(raw)
+    with pytest.raises(Fenced):
+        await put_back(connection, keys, 7, "a|1|1", owner="6:tester")
+    assert dump(raw) == before

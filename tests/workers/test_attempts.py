@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from worker_rig import BOTH, World, message, until
 
@@ -308,4 +309,28 @@ async def test_a_stop_and_a_start_of_one_trade_leaves_the_other_at_work(any_stre
         await world.until_ended(ids, timeout_s=30)
         assert receiver.times == dict.fromkeys(ids, 1)
         assert site.failures == []
+        await world.until_clean()
+
+
+async def test_retries_survive_an_endpoint_that_is_taken_away_and_given_back(any_streams_url):
+    """Waiting in Redis, or back in memory behind an open breaker: none is forgotten, none begins at one."""
+    async with World(any_streams_url, scale=0.05) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver, concurrency=20)
+        receiver.script = lambda _: 500
+        site = await world.site()
+        ids = await world.send(*(message(agent, metadata={"max_retries": 20}) for _ in range(20)))
+        await until(lambda: world.raw.zcard(world.keys[0].due) == 20)
+        delivery = site.shards[0].delivery
+        assert delivery is not None
+        await until(lambda: len(delivery.room.retrying) >= 10)
+        world.put(msgspec.structs.replace(agent, endpoint=None))
+        receiver.script = None
+        tried = receiver.times
+        world.put(agent)
+        await world.until_ended(ids, timeout_s=30)
+        last = {got.id: got.attempt for got in receiver.got}
+        assert all(last[one] >= tried[one] for one in ids)
+        assert all(ends == [(Status.DELIVERED, None)] for ends in world.ends().values())
+        assert not delivery.room.retrying
         await world.until_clean()

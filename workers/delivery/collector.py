@@ -129,6 +129,17 @@ class Collector:
         await self._put_back(homeless, owner, due_ms=now_ms + HOMELESS_MS)
         return items, freed
 
+    def give_back(self, members: list[str], owner: str, *, due_ms: int) -> None:
+        """Let retries that were taken wait again."""
+        keys = (self._keys.owner("deliver"), self._keys.due)
+        for start in range(0, len(members), _PAGE):
+            page = members[start : start + _PAGE]
+            self._connection.run(PUT_BACK, keys, (owner, due_ms, *page), self._given_back)
+
+    def _given_back(self, reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+
     async def _put_back(self, members: list[bytes], owner: str, *, due_ms: int) -> None:
         keys = (self._keys.owner("deliver"), self._keys.due)
         for start in range(0, len(members), _PAGE):

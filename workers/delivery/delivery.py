@@ -232,7 +232,8 @@ class Delivery:
             return
         if agent.endpoint is None:
             if endpoint is not None:
-                self.room.abandon(endpoint)
+                now_ms = self._clock.now_ms()
+                self._collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         elif endpoint is None:
             self._look_into([self._keys.mailbox(agent_id, lane) for lane in Lane])
         else:

@@ -149,14 +149,22 @@ class Mailroom:
             mailbox.endpoint.waiting -= 1
             self.release(mailbox)
 
-    def abandon(self, endpoint: Endpoint) -> None:
-        """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull."""
+    def abandon(self, endpoint: Endpoint) -> list[str]:
+        """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull. Return
+        the due members of retries among it; they wait again, should there be an endpoint again."""
+        retries = []
         for mailbox in tuple(endpoint.mailboxes.values()):
+            for item in mailbox.queue:
+                if item.due_taken:
+                    retries.append(item.due_member)
+                    self.retrying.discard(item.place)
+                    self.wait(None, item.place)
             self.queued -= len(mailbox.queue)
             endpoint.queued -= len(mailbox.queue)
             mailbox.queue.clear()
             self.close(mailbox)
         self.endpoints.pop(endpoint.agent.id, None)
+        return retries
 
     def fall_behind(self, mailbox: Mailbox) -> None:
         """Note that entries lie in Redis that are not in memory."""
