@@ -176,7 +176,7 @@ class Settings(BaseSettings):
 
     # --- recording ---
     record_linger_ms: int = _whole(
-        5, 0, 1_000, "ms", "How long the recorder waits for more before it writes a small batch."
+        15, 0, 1_000, "ms", "How long the recorder waits for more before it writes a small batch."
     )
 
     @field_validator("redis_url")

@@ -6,11 +6,20 @@ parses them. Its encoding *is* the body pushed to an endpoint, so it never chang
 
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from schema.limits import PRIORITY_DEFAULT
+from schema.limits import (
+    AGENT_NAME_CHARS_MAX,
+    CONVERSATION_ID_CHARS_MAX,
+    COUNTER_MAX,
+    MESSAGE_TYPE_CHARS_MAX,
+    PRIORITY_DEFAULT,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    REQUIREMENTS_MAX,
+)
 from schema.quick import quick
 
 
@@ -62,20 +71,25 @@ class Reason(Enum):
     RECIPIENT_DISABLED = "recipient_disabled"
 
 
+AgentRef = Annotated[str, Meta(min_length=1, max_length=AGENT_NAME_CHARS_MAX)]
+"""An agent's id or its name."""
+Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
+
+
 class Envelope(Struct, kw_only=True, gc=False):
     """A message on the streams, as publishers write it and as endpoints receive it.
 
     `to_agent_id` may be a name until the router has resolved it; without one, `requirements` (here or in
     `content.requirements`) are the capabilities needed. `round` counts replays: it is part of the
-    deduplication key, so a replayed message keeps its id.
+    deduplication key, so a replayed message keeps its id. Bounds are checked where it is decoded.
     """
 
     id: str
-    from_agent_id: str | None = None
-    to_agent_id: str | None = None
-    conversation_id: str | None = None
-    message_type: str = "message"
-    priority: int = PRIORITY_DEFAULT
+    from_agent_id: AgentRef | None = None
+    to_agent_id: AgentRef | None = None
+    conversation_id: Annotated[str, Meta(max_length=CONVERSATION_ID_CHARS_MAX)] | None = None
+    message_type: Annotated[str, Meta(min_length=1, max_length=MESSAGE_TYPE_CHARS_MAX)] = "message"
+    priority: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = PRIORITY_DEFAULT
     content: Raw = field(default_factory=lambda: Raw(b"{}"))
     metadata: Raw = field(default_factory=lambda: Raw(b"{}"))
     status: str = "pending"
@@ -83,10 +97,10 @@ class Envelope(Struct, kw_only=True, gc=False):
     created_at: datetime | None = None
     reply_to: str | None = None
     root_id: str | None = None
-    hop: int = 0
-    requirements: list[str] | UnsetType = UNSET
+    hop: Counter = 0
+    requirements: Annotated[list[str], Meta(max_length=REQUIREMENTS_MAX)] | UnsetType = UNSET
     deliver_at: datetime | UnsetType | None = UNSET
-    round: int | UnsetType = UNSET
+    round: Counter | UnsetType = UNSET
 
 
 class ContentRequirements(Struct):

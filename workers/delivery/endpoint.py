@@ -94,9 +94,10 @@ class Endpoint:
     def head(self, item: Item, *, now_s: int) -> bytes:
         """Return the head of the request for an item: signature, attempt number, trace."""
         signature = self._signer.sign(item.id, now_s, item.body).decode()
-        trace, span = item.root_id.replace("-", ""), item.id.replace("-", "")[16:]
+        plain = item.id.replace("-", "")
+        trace = plain if item.root_id is item.id else item.root_id.replace("-", "")
         return (
             f"{self._head}{len(item.body)}\r\nwebhook-id: {item.id}\r\nwebhook-timestamp: {now_s}\r\n"
             f"webhook-signature: {signature}\r\nx-attempt: {item.attempts + 1}\r\n"
-            f"traceparent: 00-{trace}-{span}-01\r\n\r\n"
+            f"traceparent: 00-{trace}-{plain[16:]}-01\r\n\r\n"
         ).encode("latin-1")
