@@ -20,8 +20,9 @@ from schema.message import Lane
 from workers.delivery.endpoint import Endpoint
 from workers.delivery.items import Item, Mailbox
 
-VACATE_AFTER_MS: Final = 1_000
-"""A mailbox empty for this long is removed; sooner would remake the streams of busy agents all the time."""
+VACATE_AFTER_MS: Final = 10_000
+"""A mailbox empty for this long is removed; sooner would remake the streams of agents that get a message now
+and then, and the books about their endpoints, for every message."""
 
 
 class Mailroom:

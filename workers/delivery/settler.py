@@ -21,7 +21,7 @@ from schema.limits import SETTLE_BATCH_MAX
 from schema.message import Status
 from workers.delivery.items import Item
 
-LINGER_S: Final = 0.004
+LINGER_S: Final = 0.010
 """Long enough that at 1,000 messages a second several share a call, short against the recorder's own."""
 CALLS_IN_FLIGHT_MAX: Final = 2
 
