@@ -161,6 +161,9 @@ class Placer:
         sender = envelope.from_agent_id
         if sender is None or is_id(sender):
             return True
+        if is_id(sender.lower()):
+            envelope.from_agent_id = sender.lower()
+            return True
         agent = self._directory.resolve(sender)
         if agent is None:
             return False

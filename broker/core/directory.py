@@ -47,6 +47,8 @@ class Directory:
         slot = self._slots.get(ref)
         if slot is None:
             slot = self._slots.get(self._names.get(ref, ""))
+        if slot is None:
+            slot = self._slots.get(ref.lower())  # an id as some libraries spell it
         return None if slot is None else self.by_slot[slot]
 
     def put(self, agent: Agent) -> None:

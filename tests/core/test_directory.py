@@ -295,3 +295,12 @@ class AnyHistory(RuleBasedStateMachine):
 
 TestAnyHistory = AnyHistory.TestCase
 TestAnyHistory.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_an_id_in_capitals_names_the_same_agent():
+    directory = Directory()
+    agent = Agent(id=new_id(), name="Scraper")
+    directory.put(agent)
+    assert directory.resolve(agent.id.upper()) is agent
+    assert directory.resolve("Scraper") is agent
+    assert directory.resolve("scraper") is None
