@@ -10,7 +10,7 @@ from broker.core.directory import Directory
 from broker.core.index import Index
 from schema import limits
 from schema.agent import Agent, AgentStatus
-from schema.ids import shard_of
+from schema.ids import new_id, shard_of
 
 NOW = 1_800_000_000_000
 IDS = [f"0190a0b0-0000-7000-8000-{number:012d}" for number in range(12)]
