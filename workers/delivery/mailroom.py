@@ -20,9 +20,10 @@ from schema.message import Lane
 from workers.delivery.endpoint import Endpoint
 from workers.delivery.items import Item, Mailbox
 
-VACATE_AFTER_MS: Final = 10_000
+VACATE_AFTER_MS: Final = 3_000
 """A mailbox empty for this long is removed; sooner would remake the streams of agents that get a message now
-and then, and the books about their endpoints, for every message."""
+and then, and the books about their endpoints, for every message. Less than the time between two sweeps of a
+delivery owner that does not route itself: a sweep looks into every mailbox, and nobody is idle then."""
 
 
 class Mailroom:
