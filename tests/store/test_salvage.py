@@ -87,7 +87,7 @@ async def test_a_time_no_date_exists_for_is_survived(pool: Pool) -> None:
 
 
 async def test_a_plain_write_takes_all_or_nothing(pool: Pool) -> None:
-    events = [settled(envelope()), settled(envelope(priority=99_999))]
+    events = [settled(envelope()), settled(envelope(content=Raw(b'{"a": "\\u0000"}')))]
     with pytest.raises(DataFault):
         await record.write(pool, fold(events))
     assert await pool.fetch_value("SELECT count(*) FROM agent_messages") == 0
