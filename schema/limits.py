@@ -63,7 +63,6 @@ RECORD_BYTES_MAX: Final = 8 * 1024 * 1024
 """Ledger bytes the recorder aims to hold per shard; one entry of large messages may exceed it."""
 REGISTRY_ENTRIES_MAX: Final = 100_000
 """The registry stream is a hint and capped; a reader that fell behind reloads from Postgres."""
-DOORBELL_ENTRIES_MAX: Final = 10_000
 
 # --- routing --------------------------------------------------------------------------------------
 SILENT_AFTER_MS: Final = 5 * 60_000

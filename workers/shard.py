@@ -34,7 +34,6 @@ from workers.unparking import Unparking
 
 BACKOFF_S: Final = 0.2
 BACKOFF_S_MAX: Final = 5.0
-CLOSE_TIMEOUT_S: Final = 2.0
 
 
 class House(Struct, frozen=True):

@@ -90,7 +90,6 @@ DELIVERY_SECONDS: Final = Histogram(
 )
 IN_FLIGHT: Final = Gauge("in_flight_requests", "Pushes under way.")
 ENDPOINT_CONNECTIONS: Final = Gauge("endpoint_connections", "Open connections to endpoints.")
-BREAKERS_OPEN: Final = Gauge("breakers_open", "Endpoints that are left alone for a while after failures.")
 
 # --- queues ---------------------------------------------------------------------------------------
 QUEUE_DEPTH: Final = Gauge("queue_depth_messages", "Messages waiting, by where.", {"queue": QUEUES})
@@ -110,8 +109,6 @@ AGENTS_KNOWN: Final = Gauge("agents_known", "Agents in this process's directory.
 AGENTS_ONLINE: Final = Gauge("agents_online", "Agents heard of within the online window.")
 
 # --- stores ---------------------------------------------------------------------------------------
-REDIS_CONNECTIONS: Final = Gauge("redis_connections", "Open connections to Redis.")
-REDIS_ERRORS: Final = Counter("redis_errors", "Failed calls to Redis.", {"kind": STORE_ERRORS})
 SCRIPT_SECONDS: Final = Histogram(
     "script_seconds", "One script call, sent to answered.", {"script": SCRIPTS}, bounds=FAST_SECONDS
 )

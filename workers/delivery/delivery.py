@@ -51,7 +51,6 @@ VACATE_TICKS: Final = 12
 ACTIVATE_S: Final = 0.5
 EXPIRY_S: Final = 0.5
 DUE_IDLE_S: Final = 0.5
-SWEEP_S: Final = 2.0
 TIMEOUT_S_MAX: Final = 300.0
 
 
