@@ -27,11 +27,22 @@ class RetrySchedule(Enum):
     WEBHOOK = "webhook"
 
 
+@quick
+class ContactPolicy(Enum):
+    """Who may write to an agent. `OPEN`: everybody. `CONTACTS_ONLY`: accepted contacts; strangers may ask to
+    become one. `CLOSED`: accepted contacts, and nobody may ask."""
+
+    OPEN = "open"
+    CONTACTS_ONLY = "contacts_only"
+    CLOSED = "closed"
+
+
 class Agent(Struct, kw_only=True, frozen=True):
     """An agent as every process with a directory holds it.
 
     `endpoint` None means the agent pulls. `accepts` None means every message type; `allow_from` None means
-    every sender. `ordered`: one push in flight, a failure holds the rest.
+    every sender. `ordered`: one push in flight, a failure holds the rest. `deleted_ms`: since when it is
+    leaving (0: it is not).
     """
 
     id: str
@@ -47,9 +58,13 @@ class Agent(Struct, kw_only=True, frozen=True):
     ordered: bool = False
     retry_schedule: RetrySchedule = RetrySchedule.AGENT
     signing_secret: str = ""
+    status_message: str | None = None
+    accepts_work_orders: bool = True
+    contact_policy: ContactPolicy = ContactPolicy.OPEN
     heartbeat_ms: int = 0
     created_ms: int = 0
     updated_ms: int = 0
+    deleted_ms: int = 0
 
 
 class RegisterRequest(Struct, kw_only=True):
@@ -66,6 +81,9 @@ class RegisterRequest(Struct, kw_only=True):
     ordered: bool = False
     retry_schedule: str = "agent"
     signing_secret: str | None = None
+    status_message: str | None = None
+    accepts_work_orders: bool = True
+    contact_policy: str = "open"
 
 
 class AgentView(Struct, kw_only=True):
@@ -86,6 +104,9 @@ class AgentView(Struct, kw_only=True):
     allow_from: list[str] | None = None
     ordered: bool = False
     retry_schedule: str = "agent"
+    status_message: str | None = None
+    accepts_work_orders: bool = True
+    contact_policy: str = "open"
 
 
 class RegisteredAgent(AgentView, kw_only=True):

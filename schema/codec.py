@@ -12,7 +12,7 @@ from schema.ids import parse_id
 from schema.ledger import Event, Receipt
 from schema.message import ContentRequirements, DeliveryOptions, Envelope
 
-encoder = msgspec.json.Encoder()
+encoder = msgspec.json.Encoder(decimal_format="number")
 encode = encoder.encode
 
 _envelope = msgspec.json.Decoder(Envelope)

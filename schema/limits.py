@@ -35,6 +35,7 @@ SCHEDULE_AHEAD_MS_MAX: Final = 365 * 24 * 3600 * 1000
 
 # --- agents ---------------------------------------------------------------------------------------
 AGENT_NAME_CHARS_MAX: Final = 128
+STATUS_MESSAGE_CHARS_MAX: Final = 280
 AGENT_TYPE_CHARS_MAX: Final = 64
 CAPABILITY_CHARS_MAX: Final = 64
 CAPABILITIES_MAX: Final = 256

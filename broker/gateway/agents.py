@@ -173,6 +173,9 @@ def _view(agent: Agent, online_ms: int, now_ms: int, heard_ms: int = 0) -> Agent
         allow_from=None if agent.allow_from is None else list(agent.allow_from),
         ordered=agent.ordered,
         retry_schedule=agent.retry_schedule.value,
+        status_message=agent.status_message,
+        accepts_work_orders=agent.accepts_work_orders,
+        contact_policy=agent.contact_policy.value,
     )
 
 

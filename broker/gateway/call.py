@@ -25,6 +25,11 @@ class Scope(Enum):
     MESSAGES_READ = "messages:read"
     MESSAGES_SEND = "messages:send"
     MESSAGES_UPDATE = "messages:update"
+    KEYS = "keys"
+    CONTACTS = "contacts"
+    WORK_ORDERS = "work_orders"
+    STATISTICS = "statistics:read"
+    DEAD_LETTERS = "dead_letters"
 
 
 AGENT_SCOPES = frozenset(Scope) - {Scope.AGENTS_WRITE}

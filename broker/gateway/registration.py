@@ -6,13 +6,14 @@ from broker.gateway.reading import Faults
 from broker.transport.endpoint import parse_endpoint
 from broker.transport.signature import Signer
 from schema import limits
-from schema.agent import Agent, AgentStatus, RegisterRequest, RetrySchedule
+from schema.agent import Agent, AgentStatus, ContactPolicy, RegisterRequest, RetrySchedule
 from schema.errors import Rejected
 from schema.ids import is_id
 
 _NAME_STRANGERS: Final = frozenset("/\\{}|")
 """Not in a name: it stands in paths and next to keys."""
 _STATUSES: Final = tuple(status.value for status in AgentStatus)
+_POLICIES: Final = tuple(policy.value for policy in ContactPolicy)
 _SCHEDULES: Final = tuple(schedule.value for schedule in RetrySchedule)
 
 
@@ -25,6 +26,9 @@ def check_registration(request: RegisterRequest, faults: Faults) -> None:
     _check_labels("allow_from", request.allow_from or [], limits.AGENT_NAME_CHARS_MAX, faults)
     _check_choice("status", request.status, _STATUSES, faults)
     _check_choice("retry_schedule", request.retry_schedule, _SCHEDULES, faults)
+    _check_choice("contact_policy", request.contact_policy, _POLICIES, faults)
+    if request.status_message is not None:
+        check_label("status_message", request.status_message, limits.STATUS_MESSAGE_CHARS_MAX, faults)
     if not 1 <= request.max_concurrent_jobs <= limits.CONCURRENT_JOBS_MAX:
         faults.add("max_concurrent_jobs", f"must be 1 to {limits.CONCURRENT_JOBS_MAX}")
     if request.endpoint is not None:
@@ -48,6 +52,9 @@ def agent_of(request: RegisterRequest, *, agent_id: str, signing_secret: str, no
         ordered=request.ordered,
         retry_schedule=RetrySchedule(request.retry_schedule),
         signing_secret=signing_secret,
+        status_message=request.status_message,
+        accepts_work_orders=request.accepts_work_orders,
+        contact_policy=ContactPolicy(request.contact_policy),
         created_ms=now_ms,
         updated_ms=now_ms,
     )

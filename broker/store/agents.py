@@ -13,7 +13,7 @@ from broker.store.keys import StoredKey, insert_with
 from broker.store.page import Page, cursor_of, position_of
 from broker.store.pool import Pool
 from broker.store.statements import load
-from schema.agent import Agent, AgentStatus, RetrySchedule
+from schema.agent import Agent, AgentStatus, ContactPolicy, RetrySchedule
 from schema.errors import Conflict, NameTaken
 from schema.ids import is_id
 from schema.limits import PAGE_ROWS_DEFAULT
@@ -124,7 +124,7 @@ def _taken(agent: Agent, error: asyncpg.UniqueViolationError) -> Conflict:
 
 
 def _columns(agent: Agent) -> tuple[object, ...]:
-    """Return $1..$16 of agent_insert.sql and agent_update.sql."""
+    """Return $1..$20 of agent_insert.sql and agent_update.sql."""
     return (
         agent.id,
         agent.name,
@@ -139,6 +139,10 @@ def _columns(agent: Agent) -> tuple[object, ...]:
         agent.ordered,
         agent.retry_schedule.value,
         agent.signing_secret,
+        agent.status_message,
+        agent.accepts_work_orders,
+        agent.contact_policy.value,
+        from_ms(agent.deleted_ms) if agent.deleted_ms else None,
         from_ms(agent.heartbeat_ms) if agent.heartbeat_ms else None,
         from_ms(agent.created_ms),
         from_ms(agent.updated_ms),
@@ -160,6 +164,10 @@ def _agent(row: asyncpg.Record) -> Agent:
         ordered=row["ordered"],
         retry_schedule=RetrySchedule(row["retry_schedule"]),
         signing_secret=row["signing_secret"],
+        status_message=row["status_message"],
+        accepts_work_orders=row["accepts_work_orders"],
+        contact_policy=ContactPolicy(row["contact_policy"]),
+        deleted_ms=0 if row["deleted_at"] is None else to_ms(row["deleted_at"]),
         heartbeat_ms=0 if row["heartbeat_at"] is None else to_ms(row["heartbeat_at"]),
         created_ms=to_ms(row["created_at"]),
         updated_ms=to_ms(row["updated_at"]),

@@ -2,4 +2,4 @@
 SELECT
 \ir agent_columns.sql
 FROM agents
-WHERE id = $1
+WHERE id = $1 AND deleted_at IS NULL

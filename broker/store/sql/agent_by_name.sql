@@ -2,4 +2,4 @@
 SELECT
 \ir agent_columns.sql
 FROM agents
-WHERE name = $1
+WHERE name = $1 AND deleted_at IS NULL

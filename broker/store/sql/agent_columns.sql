@@ -1,2 +1,3 @@
     id, name, type, endpoint, capabilities, status, max_concurrent_jobs, concurrency, accepts, allow_from, ordered,
-    retry_schedule, signing_secret, heartbeat_at, created_at, updated_at
+    retry_schedule, signing_secret, status_message, accepts_work_orders, contact_policy, deleted_at,
+    heartbeat_at, created_at, updated_at

@@ -2,6 +2,7 @@
 UPDATE agents SET
     name = $2, type = $3, endpoint = $4, capabilities = $5, status = $6, max_concurrent_jobs = $7,
     concurrency = $8, accepts = $9, allow_from = $10, ordered = $11, retry_schedule = $12, signing_secret = $13,
-    heartbeat_at = greatest(heartbeat_at, $14), created_at = least(created_at, $15), updated_at = $16
+    status_message = $14, accepts_work_orders = $15, contact_policy = $16, deleted_at = $17,
+    heartbeat_at = greatest(heartbeat_at, $18), created_at = least(created_at, $19), updated_at = $20
 WHERE id = $1
 RETURNING id

@@ -2,6 +2,6 @@
 SELECT
 \ir agent_columns.sql
 FROM agents
-WHERE id > $1
+WHERE id > $1 AND deleted_at IS NULL
 ORDER BY id
 LIMIT $2

@@ -2,4 +2,4 @@
 SELECT
 \ir agent_columns.sql
 FROM agents
-WHERE id = ANY($1::uuid[])
+WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL

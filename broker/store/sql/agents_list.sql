@@ -2,7 +2,7 @@
 SELECT
 \ir agent_columns.sql
 FROM agents
-WHERE id > $1
+WHERE id > $1 AND deleted_at IS NULL
     AND ($2::text IS NULL OR status = $2)
     AND ($3::text IS NULL OR type = $3)
     AND capabilities @> $4::text[]

@@ -1,0 +1,1 @@
+"""The HTTP contract, row by row: one module of operations per subject."""
