@@ -13,6 +13,14 @@ REGISTRY: Final = "ab:registry"
 DEPLOYMENT: Final = "ab:deployment"
 """Hash of what is fixed when a deployment is created: `shards`."""
 NOTIFY_ALL: Final = "ab:notify:all"
+ARRIVED: Final = "ab:arrived"
+"""Channel: ids of agents without an endpoint that something was just routed to."""
+RECORDED: Final = "ab:recorded"
+"""Channel: ids of agents for whom a message was just recorded that is still pending."""
+PRESENCE_CHANGES: Final = "ab:presence"
+"""Channel: agents that came online, went away or are gone."""
+REVOKED: Final = "ab:revoked"
+"""Channel: ids of API keys that were changed: whoever has them cached looks again."""
 
 
 def notify(gateway_id: str) -> str:
