@@ -57,4 +57,4 @@ async def _postgres(services: Services) -> str:
 
 
 async def _receipts(services: Services) -> str:
-    return "ok" if services.receipts.listening.is_set() else "not listening for receipts yet"
+    return "ok" if services.notices.listening.is_set() else "not listening for receipts yet"

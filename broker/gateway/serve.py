@@ -103,8 +103,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         async with asyncio.TaskGroup() as background:
             serving = background.create_task(server.serve(sockets=[listener]))
             others = [
-                background.create_task(services.receipts.run()),
+                background.create_task(services.notices.run()),
                 background.create_task(services.signs_of_life.run()),
+                background.create_task(services.agents.run()),
                 background.create_task(_join(services)),
             ]
             try:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
-from broker.gateway.agent_names import AgentNames
 from broker.gateway.keyring import Keyring
+from broker.gateway.known_agents import KnownAgents
 from broker.gateway.signs_of_life import SignsOfLife
 from broker.gateway.waiting import Waiters
 from broker.settings import Settings
@@ -14,7 +14,7 @@ from broker.store.pool import Pool
 from broker.streams.ingress import Publisher
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
-from broker.streams.notifications import Receipts
+from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.presence import Presence
 from broker.streams.registry import Registry
 from schema.errors import StreamsUnavailable
@@ -57,10 +57,9 @@ class Services:
         self.mailboxes = Mailboxes(self.link, shards=settings.shards)
         self.registry = Registry(self.link)
         self.waiters = Waiters()
-        self.receipts = Receipts(
-            settings.redis_url, gateway_id=gateway_id, on_receipts=self.waiters.on_receipts
-        )
-        self.agents = AgentNames(pool)
+        self.notices = Notices(settings.redis_url)
+        hear_receipts(self.notices, gateway_id=gateway_id, on_receipts=self.waiters.on_receipts)
+        self.agents = KnownAgents(pool, settings.redis_url)
         self.keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
         self.signs_of_life = SignsOfLife(self.presence)
 

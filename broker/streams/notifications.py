@@ -1,5 +1,8 @@
-"""Receipts: word to a waiting gateway that a message reached a rung. Pub/sub, so a lost one costs the waiter
-its time-out and nothing else; the truth is in Postgres."""
+"""Words over pub/sub, and the receipts among them: word to a waiting gateway that a message reached a rung.
+
+One connection of a gateway hears every channel it has a handler for. A lost word costs whoever waits for it
+their time-out or their next sweep and nothing else: the truth is in the mailboxes and in Postgres.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -8,17 +11,22 @@ from contextlib import suppress
 from typing import Final
 
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.streams.connection import Argument, Connection
 from broker.streams.keys import NOTIFY_ALL, notify
+from broker.telemetry import logs
 from schema.codec import decode_receipts, encode
 from schema.ledger import Receipt
 
 OnReceipts = Callable[[list[Receipt]], None]
+Handler = Callable[[bytes], None]
 RECONNECT_S: Final = 0.5
+LOOK_S: Final = 0.5
+"""Between two looks for channels that were added meanwhile."""
 
 
 def commands(receipts: Mapping[str, list[Receipt]]) -> list[list[Argument]]:
@@ -38,15 +46,25 @@ async def publish(connection: Connection, receipts: Iterable[tuple[str, Receipt]
         await connection.send_many(commands(grouped))
 
 
-class Receipts:
-    """Hears receipts in a gateway. `run` until cancelled."""
+class Notices:
+    """Hears channels and passes what is said on them to their handlers. `run` until cancelled."""
 
-    def __init__(self, url: str, *, gateway_id: str, on_receipts: OnReceipts) -> None:
+    def __init__(self, url: str, handlers: Mapping[str, Handler] | None = None) -> None:
         self._url = url
-        self._channels = (NOTIFY_ALL, notify(gateway_id))
-        self._on_receipts = on_receipts
+        self._handlers: dict[str, list[Handler]] = {
+            channel: [handler] for channel, handler in (handlers or {}).items()
+        }
         self.listening = asyncio.Event()
-        """Set while subscribed: before that, waiting for a receipt is in vain."""
+        """Set while every channel is subscribed to: before that, waiting for a word is in vain."""
+
+    def on(self, channel: str, handler: Handler) -> None:
+        """Call the handler with whatever is said on the channel, from the loop: it must not wait.
+
+        A channel that is new to a running listener is heard within `LOOK_S`; `listening` tells since when.
+        """
+        if channel not in self._handlers:
+            self.listening.clear()
+        self._handlers.setdefault(channel, []).append(handler)
 
     async def run(self) -> None:
         """Listen, and listen again after the connection failed, until cancelled."""
@@ -63,12 +81,38 @@ class Receipts:
             self._url, retry=Retry(NoBackoff(), 0), socket_timeout=7, health_check_interval=3
         )
         async with redis, redis.pubsub() as pubsub:
-            await pubsub.subscribe(*self._channels)
-            while True:
-                message = await pubsub.get_message(timeout=2)
-                if message is None:
-                    continue
-                if message["type"] == "subscribe":
+            await self._hear(pubsub)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        asked: set[str] = set()
+        heard: set[str] = set()
+        while True:
+            if new := self._handlers.keys() - asked:
+                await pubsub.subscribe(*new)
+                asked |= new
+            if not asked:
+                await asyncio.sleep(LOOK_S)
+                continue
+            message = await pubsub.get_message(timeout=LOOK_S)
+            if message is None:
+                continue
+            channel = message["channel"].decode()
+            if message["type"] == "subscribe":
+                heard.add(channel)
+                if heard >= self._handlers.keys():
                     self.listening.set()
-                elif message["type"] == "message":
-                    self._on_receipts(decode_receipts(message["data"]))
+            elif message["type"] == "message":
+                self._pass_on(channel, message["data"])
+
+    def _pass_on(self, channel: str, data: bytes) -> None:
+        for handler in self._handlers[channel]:
+            try:
+                handler(data)
+            except Exception as error:  # The top of a loop: anybody with access to Redis may say anything.
+                logs.error("notices.handler_failed", channel=channel, error=error)
+
+
+def hear_receipts(notices: Notices, *, gateway_id: str, on_receipts: OnReceipts) -> None:
+    """Pass receipts to this gateway, and to all of them, to `on_receipts`."""
+    for channel in (NOTIFY_ALL, notify(gateway_id)):
+        notices.on(channel, lambda data: on_receipts(decode_receipts(data)))

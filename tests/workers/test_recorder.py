@@ -18,7 +18,7 @@ from broker.store.pool import Pool, open_pool
 from broker.streams.clock import ServerClock
 from broker.streams.keys import Keys
 from broker.streams.ledger import LedgerEntry
-from broker.streams.notifications import Receipts
+from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.ownership import Lease
 from broker.telemetry import metrics
 from broker.telemetry.instruments import Count
@@ -133,9 +133,10 @@ async def test_shards_are_recorded_side_by_side_until_their_lease_is_given_up(be
 
 async def test_who_waits_is_told_once_it_is_committed(bench: Bench, streams_url: str) -> None:
     told: asyncio.Queue[list[Receipt]] = asyncio.Queue()
-    receipts = Receipts(streams_url, gateway_id="g1", on_receipts=told.put_nowait)
-    hearing = asyncio.ensure_future(receipts.run())
-    await asyncio.wait_for(receipts.listening.wait(), WAIT_S)
+    notices = Notices(streams_url)
+    hear_receipts(notices, gateway_id="g1", on_receipts=told.put_nowait)
+    hearing = asyncio.ensure_future(notices.run())
+    await asyncio.wait_for(notices.listening.wait(), WAIT_S)
     await bench.own()
     awaited, bad = envelope(), envelope(priority=99_999)
     await bench.happen(settled(awaited, waiter="g1"), settled(bad, waiter="g1"), settled(envelope()))
