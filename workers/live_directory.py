@@ -68,6 +68,9 @@ class LiveDirectory:
         async with self._refreshing, await open_connection(self._url, name="directory-refresh") as connection:
             follower = RegistryFollower(connection)
             follower.cursor = self._cursor
+            if await follower.fell_behind():
+                await self._load()
+                return
             while changed := await follower.read():
                 await self._apply(changed)
 
@@ -81,17 +84,21 @@ class LiveDirectory:
         async with await open_connection(self._url, name="directory-load") as connection:
             follower = RegistryFollower(connection)
             await follower.start()
-        count = 0
+        found: set[str] = set()
         async for chunk in agents.iterate(self._pool):
             for agent in chunk:
-                self.directory.put(agent)
-            count += len(chunk)
+                found.add(agent.id)
+                self._take(agent.id, agent)
             # Let leases and deliveries run between chunks of a large directory.
             await asyncio.sleep(0)
+        # One registered meanwhile may be dropped here; word of it comes after the cursor and brings it back.
+        for agent_id in [agent.id for agent in self.directory.agents() if agent.id not in found]:
+            self._take(agent_id, None)
         self._cursor = follower.cursor
         await self._read_presence()
         metrics.AGENTS_KNOWN.child().set(len(self.directory))
-        logs.event("directory.loaded", agents=count)
+        logs.event("directory.loaded", agents=len(found))
+        self._available()
 
     async def _follow(self) -> None:
         while True:
@@ -117,16 +124,19 @@ class LiveDirectory:
             wanted = ids[start : start + FETCH_MAX]
             found = {agent.id: agent for agent in await agents.fetch(self._pool, wanted)}
             for agent_id in wanted:
-                agent = found.get(agent_id)
-                if agent is None:
-                    self.directory.remove(agent_id)
-                else:
-                    self.directory.put(agent)
-                for listener in self.on_change:
-                    listener(agent_id, agent)
+                self._take(agent_id, found.get(agent_id))
         if changed:
             metrics.AGENTS_KNOWN.child().set(len(self.directory))
             self._available()
+
+    def _take(self, agent_id: str, agent: Agent | None) -> None:
+        """Take an agent over as it is now; None: it is gone."""
+        if agent is None:
+            self.directory.remove(agent_id)
+        else:
+            self.directory.put(agent)
+        for listener in self.on_change:
+            listener(agent_id, agent)
 
     async def _watch_presence(self) -> None:
         while True:
