@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import Enum
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from schema.limits import ENDPOINT_IN_FLIGHT_MAX
 from schema.quick import quick
@@ -11,8 +11,9 @@ from schema.quick import quick
 
 @quick
 class AgentStatus(Enum):
-    """`ACTIVE` agents get messages; `PAUSED` ones keep their mailbox but routing by capability skips them;
-    `DISABLED` ones have been switched off by the broker (410, or days of failures) or an operator."""
+    """`ACTIVE` agents get messages. `PAUSED` ones are skipped by capability; what names them waits, and nothing
+    is pushed. `DISABLED` ones get nothing new at all: the broker (410, or days of failures), an operator or
+    their own departure has switched them off."""
 
     ACTIVE = "active"
     PAUSED = "paused"
@@ -41,8 +42,9 @@ class Agent(Struct, kw_only=True, frozen=True):
     """An agent as every process with a directory holds it.
 
     `endpoint` None means the agent pulls. `accepts` None means every message type; `allow_from` None means
-    every sender. `ordered`: one push in flight, a failure holds the rest. `deleted_ms`: since when it is
-    leaving (0: it is not).
+    every sender. `ordered`: one push in flight, a failure holds the rest. `drains_until_ms`: it is leaving and
+    gets what already waits for it until then at most (0: it is not). `deleted_ms`: when it was deleted (0: it
+    is not). `previous_secret`: pushes are signed with it as well until `previous_secret_until_ms`.
     """
 
     id: str
@@ -65,6 +67,16 @@ class Agent(Struct, kw_only=True, frozen=True):
     created_ms: int = 0
     updated_ms: int = 0
     deleted_ms: int = 0
+    drains_until_ms: int = 0
+    previous_secret: str = ""
+    previous_secret_until_ms: int = 0
+
+    @property
+    def is_pushed_to(self) -> bool:
+        """Tell whether what lies in its mailbox is pushed now; else it waits there."""
+        if self.endpoint is None:
+            return False
+        return self.status is AgentStatus.ACTIVE or self.drains_until_ms > 0
 
 
 class RegisterRequest(Struct, kw_only=True):
@@ -84,6 +96,26 @@ class RegisterRequest(Struct, kw_only=True):
     status_message: str | None = None
     accepts_work_orders: bool = True
     contact_policy: str = "open"
+
+
+class AgentPatch(Struct, kw_only=True):
+    """Body of `PATCH /api/agents/{id}`: what is absent stays, null takes away (RFC 7396)."""
+
+    name: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    endpoint: str | None | UnsetType = UNSET
+    capabilities: list[str] | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+    max_concurrent_jobs: int | UnsetType = UNSET
+    accepts: list[str] | None | UnsetType = UNSET
+    allow_from: list[str] | None | UnsetType = UNSET
+    ordered: bool | UnsetType = UNSET
+    retry_schedule: str | UnsetType = UNSET
+    status_message: str | None | UnsetType = UNSET
+    accepts_work_orders: bool | UnsetType = UNSET
+    contact_policy: str | UnsetType = UNSET
+    signing_secret: str | None | UnsetType = UNSET
+    """Here only to be refused: rotation keeps the old one valid for a while."""
 
 
 class AgentView(Struct, kw_only=True):
@@ -107,6 +139,7 @@ class AgentView(Struct, kw_only=True):
     status_message: str | None = None
     accepts_work_orders: bool = True
     contact_policy: str = "open"
+    drains_until: datetime | None = None
 
 
 class RegisteredAgent(AgentView, kw_only=True):

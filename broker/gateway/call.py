@@ -21,6 +21,7 @@ class Scope(Enum):
 
     AGENTS_READ = "agents:read"
     AGENTS_WRITE = "agents:write"
+    AGENTS_UPDATE = "agents:update"
     HEARTBEAT = "agents:heartbeat"
     MESSAGES_READ = "messages:read"
     MESSAGES_SEND = "messages:send"

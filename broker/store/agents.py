@@ -3,7 +3,8 @@
 The row is the truth; who changes it announces the agent on the registry stream afterwards.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Final
 
 import asyncpg
@@ -21,6 +22,7 @@ from schema.times import from_ms, to_ms
 
 _INSERT: Final = load("agent_insert")
 _UPDATE: Final = load("agent_update")
+_LOCKED: Final = load("agent_locked")
 _BY_ID: Final = load("agent_by_id")
 _BY_NAME: Final = load("agent_by_name")
 _BY_IDS: Final = load("agents_by_ids")
@@ -67,6 +69,26 @@ async def update(pool: Pool, agent: Agent) -> bool:
         except asyncpg.UniqueViolationError as error:
             raise _taken(agent, error) from None
     return found is not None
+
+
+async def change(pool: Pool, agent_id: str, changed: Callable[[Agent], Agent]) -> tuple[Agent, Agent] | None:
+    """Replace an agent by what `changed` makes of it; return it as it was and as it is, None where it is gone.
+
+    The row is locked in between, so two changes at once both survive. `changed` may raise: nothing happens
+    then. Raises: NameTaken, StoreUnavailable, DataFault.
+    """
+    async with pool.transaction() as connection:
+        row = await connection.fetchrow(_LOCKED, agent_id)
+        if row is None:
+            return None
+        before = _agent(row)
+        after = changed(before)
+        if after != before:
+            try:
+                await connection.execute(_UPDATE, *_columns(after))
+            except asyncpg.UniqueViolationError as error:
+                raise _taken(after, error) from None
+    return before, after
 
 
 async def get(pool: Pool, ref: str) -> Agent | None:
@@ -124,7 +146,7 @@ def _taken(agent: Agent, error: asyncpg.UniqueViolationError) -> Conflict:
 
 
 def _columns(agent: Agent) -> tuple[object, ...]:
-    """Return $1..$20 of agent_insert.sql and agent_update.sql."""
+    """Return $1..$23 of agent_insert.sql and agent_update.sql."""
     return (
         agent.id,
         agent.name,
@@ -142,8 +164,11 @@ def _columns(agent: Agent) -> tuple[object, ...]:
         agent.status_message,
         agent.accepts_work_orders,
         agent.contact_policy.value,
-        from_ms(agent.deleted_ms) if agent.deleted_ms else None,
-        from_ms(agent.heartbeat_ms) if agent.heartbeat_ms else None,
+        _moment(agent.deleted_ms),
+        _moment(agent.drains_until_ms),
+        agent.previous_secret or None,
+        _moment(agent.previous_secret_until_ms),
+        _moment(agent.heartbeat_ms),
         from_ms(agent.created_ms),
         from_ms(agent.updated_ms),
     )
@@ -167,8 +192,19 @@ def _agent(row: asyncpg.Record) -> Agent:
         status_message=row["status_message"],
         accepts_work_orders=row["accepts_work_orders"],
         contact_policy=ContactPolicy(row["contact_policy"]),
-        deleted_ms=0 if row["deleted_at"] is None else to_ms(row["deleted_at"]),
-        heartbeat_ms=0 if row["heartbeat_at"] is None else to_ms(row["heartbeat_at"]),
+        deleted_ms=_milliseconds(row["deleted_at"]),
+        drains_until_ms=_milliseconds(row["drains_until"]),
+        previous_secret=row["previous_secret"] or "",
+        previous_secret_until_ms=_milliseconds(row["previous_secret_until"]),
+        heartbeat_ms=_milliseconds(row["heartbeat_at"]),
         created_ms=to_ms(row["created_at"]),
         updated_ms=to_ms(row["updated_at"]),
     )
+
+
+def _moment(at_ms: int) -> datetime | None:
+    return from_ms(at_ms) if at_ms else None
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return 0 if moment is None else to_ms(moment)

@@ -1,3 +1,4 @@
     id, name, type, endpoint, capabilities, status, max_concurrent_jobs, concurrency, accepts, allow_from, ordered,
-    retry_schedule, signing_secret, status_message, accepts_work_orders, contact_policy, deleted_at,
+    retry_schedule, signing_secret, status_message, accepts_work_orders, contact_policy, deleted_at, drains_until,
+    previous_secret, previous_secret_until,
     heartbeat_at, created_at, updated_at

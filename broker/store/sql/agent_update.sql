@@ -3,6 +3,7 @@ UPDATE agents SET
     name = $2, type = $3, endpoint = $4, capabilities = $5, status = $6, max_concurrent_jobs = $7,
     concurrency = $8, accepts = $9, allow_from = $10, ordered = $11, retry_schedule = $12, signing_secret = $13,
     status_message = $14, accepts_work_orders = $15, contact_policy = $16, deleted_at = $17,
-    heartbeat_at = greatest(heartbeat_at, $18), created_at = least(created_at, $19), updated_at = $20
+    drains_until = $18, previous_secret = $19, previous_secret_until = $20,
+    heartbeat_at = greatest(heartbeat_at, $21), created_at = least(created_at, $22), updated_at = $23
 WHERE id = $1
 RETURNING id
