@@ -8,11 +8,14 @@ import msgspec
 from schema.errors import BrokerError, Conflict, Fault, Rejected, Unavailable
 from schema.http import ErrorBody, ErrorReply
 
+_ASKED: Final = "retry_after_s"
 _decode: Final = msgspec.json.Decoder(ErrorReply).decode
 
 
-def raise_for(status: int, body: bytes) -> None:
+def raise_for(status: int, body: bytes, *, retry_after: str | None = None) -> None:
     """Return for a 2xx.
+
+    `retry_after`: that header of the reply; the error remembers it for `asked_patience_s`.
 
     Raises: BrokerError, the class with the code in the body; of an unknown code the status' branch.
     """
@@ -23,7 +26,17 @@ def raise_for(status: int, body: bytes) -> None:
     except msgspec.MsgspecError:
         # Not the broker's: a proxy's, or something else that listens there.
         error = ErrorBody(code="unknown", message=f"status {status} without an error of the broker")
-    raise error_of(status, error)
+    raised = error_of(status, error)
+    # Whole seconds only: a date is a proxy's, and its clock is not ours.
+    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+        vars(raised)[_ASKED] = int(retry_after)
+    raise raised
+
+
+def asked_patience_s(error: BrokerError) -> int | None:
+    """Return how long the broker asked to wait before the same request, None where it did not say."""
+    asked: int | None = vars(error).get(_ASKED)
+    return asked
 
 
 def error_of(status: int, error: ErrorBody) -> BrokerError:

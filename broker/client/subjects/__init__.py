@@ -1,0 +1,1 @@
+"""The operations of the contract by subject, as builders of requests."""

@@ -1,0 +1,27 @@
+"""What both clients offer: one attribute per subject, and the operations most used on the client itself."""
+
+from broker.client.subject import ShellT, Subject
+from broker.client.subjects.agents import Agents
+from broker.client.subjects.messages import Messages
+from broker.client.subjects.system import System
+
+
+class Surface(Subject[ShellT]):
+    """Every operation of the contract, on one shell."""
+
+    register = Agents.register
+    agent = Agents.show
+    heartbeat = Agents.heartbeat
+    send = Messages.send
+    message = Messages.show
+    attempts = Messages.attempts
+    route = Messages.route
+    processed = Messages.processed
+    failed = Messages.failed
+    cancel = Messages.cancel
+
+    def __init__(self, shell: ShellT) -> None:
+        super().__init__(shell)
+        self.agents: Agents[ShellT] = Agents(shell)
+        self.messages: Messages[ShellT] = Messages(shell)
+        self.system: System[ShellT] = System(shell)
