@@ -63,7 +63,8 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
 
 class Receipt(Struct, array_like=True, gc=False):
     """What a worker or recorder tells a waiting gateway: message `id` reached `rung`
-    (recorded | delivered | processed | ended)."""
+    (recorded | delivered | processed | ended | replied: a reply to it was recorded, its id is in `by`)."""
 
     id: str
     rung: str
+    by: str | None = None

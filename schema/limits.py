@@ -118,8 +118,37 @@ RESOLVER_NAMES_MAX: Final = 10_000
 RESOLVER_ADDRESSES_MAX: Final = 64
 """Addresses of one name. More is a failed resolve: we would have to judge, and keep, every one."""
 
+# --- work orders ----------------------------------------------------------------------------------
+WORK_ORDER_TITLE_CHARS_MAX: Final = 200
+WORK_ORDER_DESCRIPTION_CHARS_MAX: Final = 20_000
+WORK_ORDER_TEXT_CHARS_MAX: Final = 2_000
+"""A reason or a note. More is 422."""
+WORK_ORDER_REQUIREMENTS_BYTES_MAX: Final = 64 * 1024
+WORK_ORDER_RESULT_BYTES_MAX: Final = 128 * 1024
+"""Both travel in messages, beside the description: together they stay below MESSAGE_BYTES_MAX. More is 422."""
+BUDGET_WHOLE_DIGITS_MAX: Final = 14
+BUDGET_DECIMALS_MAX: Final = 6
+"""Digits before and after the point of `budget_usd`, as its column holds them. More is 422, never rounded."""
+WORK_ORDER_OFFERED_AT_ONCE_MAX: Final = 64
+"""Agents an open order is offered to in one go; the keeper offers it to others as time goes by."""
+WORK_ORDER_OFFERED_MAX: Final = 256
+"""Agents an open order is offered to per lease; then it waits for one of them."""
+WORK_ORDER_EVENTS_MAX: Final = 1_000
+"""Events in the history of one order. Beyond it progress and refusals are no longer noted; what changes the
+status always is."""
+
 # --- waiting --------------------------------------------------------------------------------------
 WAIT_MS_DEFAULT: Final = 5_000
 WAIT_MS_MAX: Final = 60_000
 WAITERS_MAX: Final = 10_000
 """Requests of one gateway that wait for a rung; beyond this the reply comes at `accepted`."""
+
+# --- inboxes --------------------------------------------------------------------------------------
+INBOX_COUNTED_MAX: Final = 10_000
+"""Messages of one inbox that are counted exactly; beyond it the total is this and says it is a bound."""
+INBOX_WAIT_MS_MAX: Final = 30_000
+INBOX_WAITERS_MAX: Final = 10_000
+"""Polls of one gateway that wait for something to arrive; one more is answered at once."""
+RECORDED_AGENTS_MAX: Final = 4_096
+"""Agents named in one word of record (a batch rarely has a quarter of that); the others' polls look by
+themselves before long."""

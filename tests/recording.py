@@ -72,7 +72,8 @@ class Recorder:
         await record.write(self._pool, rows)
         if self.tell:
             told = [(gateway, Receipt(id, "recorded")) for gateway, id in rows.waiting]
-            await notifications.publish(self._connection, told)
+            told += [(notifications.EVERY_GATEWAY, Receipt(id, "replied", by)) for id, by in rows.replies]
+            await notifications.publish_recorded(self._connection, told, rows.pending)
 
 
 @asynccontextmanager

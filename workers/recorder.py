@@ -16,7 +16,7 @@ from broker.streams.clock import ServerClock
 from broker.streams.connection import open_connection
 from broker.streams.ledger import LedgerReader
 from broker.streams.link import Link
-from broker.streams.notifications import publish
+from broker.streams.notifications import publish_recorded
 from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError
@@ -86,7 +86,7 @@ class Recorder:
                 ) as connection:
                     ledger = LedgerReader(connection, shards=self._shards)
                     backoff_s = BACKOFF_S
-                    await recorder.run(ledger, partial(publish, connection))
+                    await recorder.run(ledger, partial(publish_recorded, connection))
             except BrokerError as error:
                 logs.warning("record.shard_failed", shard=lease.shard, error=error)
             except Exception as error:  # the top of a worker loop: a bug here must not end the other shards

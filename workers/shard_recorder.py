@@ -10,7 +10,7 @@ A transaction is never cancelled: stopping is a flag that is looked at between s
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from broker.store import partitions
 from broker.store.pool import Pool
 from broker.store.salvage import Saved, save
 from broker.streams.ledger import LedgerEntry
+from broker.streams.notifications import EVERY_GATEWAY
 from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import Fenced, StoreUnavailable
@@ -54,8 +55,8 @@ class Ledger(Protocol):
     async def lag(self, shard: int, *, now_ms: int) -> tuple[int, int]: ...
 
 
-Tell = Callable[[list[tuple[str, Receipt]]], Awaitable[None]]
-"""Sends receipts: (gateway, receipt)."""
+Tell = Callable[[list[tuple[str, Receipt]], Collection[str]], Awaitable[None]]
+"""Sends receipts, (gateway, receipt), and word of record to these agents."""
 
 
 class RecordRules(Struct, frozen=True):
@@ -139,8 +140,14 @@ class ShardRecorder:
         _RECORDED.inc(len(rows.messages) - len(refused))
         _SET_ASIDE.inc(len(rows.quarantine))
         receipts = [(gateway, Receipt(id, "recorded")) for gateway, id in rows.waiting if id not in refused]
-        if receipts:
-            await tell(receipts)
+        # Which gateway waits for a reply is not written in the reply.
+        receipts += [
+            (EVERY_GATEWAY, Receipt(answered, "replied", reply))
+            for answered, reply in dict.fromkeys(rows.replies)
+            if reply not in refused
+        ]
+        if receipts or rows.pending:
+            await tell(receipts, rows.pending)
         await self._cut(ledger, batch.last_id)
         return True
 

@@ -80,12 +80,15 @@ class QuarantineRow(Struct, kw_only=True, gc=False):
 
 
 class Rows(Struct):
-    """What a batch of events comes to. `waiting`: (gateway, message id), to be told once committed."""
+    """What a batch of events comes to. To be told once committed: `waiting`, (gateway, message id);
+    `pending`, the agents something of this batch still waits for; `replies`, (answered message, reply)."""
 
     messages: list[MessageRow] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
     quarantine: list[QuarantineRow] = field(default_factory=list)
     waiting: list[tuple[str, str]] = field(default_factory=list)
+    pending: set[str] = field(default_factory=set)
+    replies: list[tuple[str, str]] = field(default_factory=list)
 
 
 def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
@@ -93,6 +96,7 @@ def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
     messages: dict[str, MessageRow] = {}
     attempts: dict[tuple[str, int, int, int], AttemptRow] = {}
     rows = Rows()
+    unsettled: set[str] = set()
     for event in events:
         if event.kind is _QUARANTINED:
             rows.quarantine.append(_quarantined(event, shard))
@@ -113,9 +117,20 @@ def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:
             merge(known, new)
         if event.waiter is not None:
             rows.waiting.append((event.waiter, event.id))
+        # A message delivered at its first attempt, as most are, pays these two branches and no more.
+        if event.status is _PENDING:
+            unsettled.add(event.id)
+        if new.message is not None and new.message.reply_to is not None:
+            rows.replies.append((new.message.reply_to, event.id))
+    rows.pending = _recipients(messages[message_id] for message_id in unsettled)
     rows.messages.extend(messages.values())
     rows.attempts.extend(attempts.values())
     return rows
+
+
+def _recipients(rows: Iterable[MessageRow]) -> set[str]:
+    """Return whom those of the rows that are still pending wait for."""
+    return {row.to for row in rows if row.to is not None and row.status is _PENDING}
 
 
 def merge(row: MessageRow, new: MessageRow) -> None:

@@ -26,7 +26,6 @@ ROW_WAIT_MS: Final = 2_000
 answer a push before its row is committed."""
 ROW_LOOK_MS: Final = 20
 REASON_CHARS_MAX: Final = 500
-EVERY_GATEWAY: Final = "*"
 
 BY_RECIPIENT: Final = frozenset((Status.DELIVERED, Status.PROCESSED, Status.FAILED))
 BY_SENDER: Final = frozenset((Status.CANCELLED,))
@@ -99,6 +98,6 @@ async def _tell(services: Services, view: MessageView, mailbox_entry: str | None
     try:
         if mailbox_entry is not None and view.to_agent_id is not None:
             await services.mailboxes.discard(view.to_agent_id, lane_of(view.priority), mailbox_entry)
-        await notifications.publish(await services.link.get(), [(EVERY_GATEWAY, receipt)])
+        await notifications.publish(await services.link.get(), [(notifications.EVERY_GATEWAY, receipt)])
     except Unavailable:
         return

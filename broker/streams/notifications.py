@@ -8,6 +8,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from redis.asyncio import Redis
@@ -17,13 +18,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.streams.connection import Argument, Connection
-from broker.streams.keys import NOTIFY_ALL, notify
+from broker.streams.keys import NOTIFY_ALL, RECORDED, notify
 from broker.telemetry import logs
 from schema.codec import decode_receipts, encode
 from schema.ledger import Receipt
+from schema.limits import RECORDED_AGENTS_MAX
 
 OnReceipts = Callable[[list[Receipt]], None]
 Handler = Callable[[bytes], None]
+EVERY_GATEWAY: Final = "*"
 RECONNECT_S: Final = 0.5
 LOOK_S: Final = 0.5
 """Between two looks for channels that were added meanwhile."""
@@ -32,18 +35,32 @@ LOOK_S: Final = 0.5
 def commands(receipts: Mapping[str, list[Receipt]]) -> list[list[Argument]]:
     """Return one PUBLISH per gateway (`*`: all gateways)."""
     return [
-        ["PUBLISH", NOTIFY_ALL if gateway == "*" else notify(gateway), encode(batch)]
+        ["PUBLISH", NOTIFY_ALL if gateway == EVERY_GATEWAY else notify(gateway), encode(batch)]
         for gateway, batch in receipts.items()
     ]
 
 
 async def publish(connection: Connection, receipts: Iterable[tuple[str, Receipt]]) -> None:
     """Send receipts to the gateways that wait for them. Raises: StreamsUnavailable."""
+    await publish_recorded(connection, receipts, ())
+
+
+async def publish_recorded(
+    connection: Connection, receipts: Iterable[tuple[str, Receipt]], agents: Iterable[str]
+) -> None:
+    """Send receipts, and word that something was recorded that still waits for these agents.
+
+    Raises: StreamsUnavailable.
+    """
     grouped: dict[str, list[Receipt]] = defaultdict(list)
     for gateway, receipt in receipts:
         grouped[gateway].append(receipt)
-    if grouped:
-        await connection.send_many(commands(grouped))
+    words = commands(grouped)
+    named = list(islice(agents, RECORDED_AGENTS_MAX))
+    if named:
+        words.append(["PUBLISH", RECORDED, encode(named)])
+    if words:
+        await connection.send_many(words)
 
 
 class Notices:
