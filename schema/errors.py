@@ -65,6 +65,12 @@ class AgentMismatch(Forbidden):
     code = "agent_mismatch"
 
 
+class NotAContact(Forbidden):
+    """The recipient takes messages of its contacts only, or none at all but theirs."""
+
+    code = "not_a_contact"
+
+
 class NotFound(Rejected):
     code = "not_found"
     status = 404
@@ -88,6 +94,17 @@ class AddressDenied(Rejected):
     code = "address_denied"
 
 
+class RateLimited(Rejected):
+    """More than somebody takes in a time; the same request succeeds after `retry_after_s`."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after_s: int, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = retry_after_s
+
+
 class Conflict(BrokerError):
     """A race was lost or the state does not allow it; read again."""
 
@@ -101,6 +118,30 @@ class NameTaken(Conflict):
 
 class IllegalTransition(Conflict):
     code = "illegal_transition"
+
+
+class LeaseLost(Conflict):
+    """Somebody else has the work order now, or nobody: what was asked changed nothing."""
+
+    code = "lease_lost"
+
+
+class NotAccepting(Conflict):
+    """The agent takes no work orders at present."""
+
+    code = "not_accepting"
+
+
+class AtCapacity(Conflict):
+    """The agent works on as many orders as it said it can."""
+
+    code = "at_capacity"
+
+
+class Unsafe(Conflict):
+    """The stores, as they are set up, cannot keep what the broker promises."""
+
+    code = "unsafe_deployment"
 
 
 class Fenced(Conflict):

@@ -41,6 +41,24 @@ CAPABILITY_CHARS_MAX: Final = 64
 CAPABILITIES_MAX: Final = 256
 ENDPOINT_CHARS_MAX: Final = 2_048
 CONCURRENT_JOBS_MAX: Final = 10_000
+PRESENCE_WATCHED_MAX: Final = 500_000
+"""Agents of one shard whose comings and goings are followed (some 200 bytes each); those of further ones are
+not told."""
+PRESENCE_CHANGES_PER_WORD_MAX: Final = 500
+"""Changes of presence in one word on `ab:presence` (50 KB); more of them are several words."""
+PRESENCE_KEPT_MS: Final = 7 * 24 * 3600 * 1000
+"""An agent silent for longer is dropped from presence in Redis; Postgres keeps when it was last heard of."""
+PING_MESSAGE_CHARS_MAX: Final = 1_000
+CONTACT_SUBJECT_CHARS_MAX: Final = 200
+CONTACT_BODY_CHARS_MAX: Final = 20_000
+CONTACT_REASON_CHARS_MAX: Final = 500
+CONTACT_RATE_PER_MINUTE_MAX: Final = 60_000
+CONTACT_REQUESTS_PER_HOUR_MAX: Final = 12
+"""Requests of one stranger to an agent that takes messages of contacts only; one more is 429."""
+CONTACTS_CACHED_MAX: Final = 50_000
+"""Pairs of agents a gateway remembers for some seconds; at it all of them are looked up again."""
+AGENTS_WITH_RATES_MAX: Final = 100_000
+"""Agents with rates that a gateway knows by heart; with more, every pair that writes is looked up."""
 PAGE_ROWS_MAX: Final = 100
 PAGE_ROWS_DEFAULT: Final = 50
 

@@ -7,7 +7,7 @@ log by its request id; its text never leaves the process.
 from typing import ClassVar, Final
 
 from schema.codec import encode
-from schema.errors import BrokerError, Malformed, Rejected, Unauthenticated, Unavailable
+from schema.errors import BrokerError, Malformed, RateLimited, Rejected, Unauthenticated, Unavailable
 from schema.http import ErrorBody, ErrorReply, FaultView
 
 CHALLENGE: Final = 'Bearer realm="agent-broker"'
@@ -60,7 +60,7 @@ def encode_error(error: BrokerError, request_id: str) -> bytes:
 
 def error_headers(error: BrokerError) -> dict[str, str]:
     """Return the headers that belong to the error."""
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | RateLimited):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": CHALLENGE}

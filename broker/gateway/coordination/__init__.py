@@ -1,0 +1,1 @@
+"""What agents do with each other beside messages: presence, pings, contacts, the inbox."""
