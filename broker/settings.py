@@ -174,6 +174,15 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "factor"},
     )
 
+    # --- work orders ---
+    work_order_lease_ms: int = _whole(
+        900_000,
+        100,
+        86_400_000,
+        "ms",
+        "Whoever accepted a work order and shows no progress for this long may lose it to somebody else.",
+    )
+
     # --- recording ---
     record_linger_ms: int = _whole(
         15, 0, 1_000, "ms", "How long the recorder waits for more before it writes a small batch."
