@@ -15,7 +15,7 @@ from broker.core.lifecycle import may_become
 from broker.store.page import Page, cursor_of, position_of
 from broker.store.pool import Pool
 from broker.store.statements import load
-from broker.store.window import EVER, made_within
+from broker.store.window import EVER, MARGIN_S, made_within
 from schema.errors import IllegalTransition, NotFound
 from schema.limits import PAGE_ROWS_DEFAULT
 from schema.message import MessageView, Status
@@ -23,20 +23,28 @@ from schema.message import MessageView, Status
 _GET: Final = load("message_get")
 _TRANSITION: Final = load("message_transition")
 _ROUTE: Final = load("message_route")
+_REPLIES: Final = load("replies_to")
 _BY_RECIPIENT: Final = load("messages_by_recipient")
 _BY_CONVERSATION: Final = load("messages_by_conversation")
 _BY_SENDER: Final = load("messages_by_sender")
+_BY_PARTY: Final = load("messages_by_party")
 _ALL: Final = load("messages_all")
 
+REPLIES_LOOKED_AT_MAX: Final = 10
+"""Replies to one message that whoever waits for the first of them looks at."""
 _ALL_STATUSES: Final = [status.value for status in Status]
 
 
 class MessageFilter(Struct, kw_only=True, frozen=True):
-    """What to list. Agents by UUID. `limit` is the caller's to bound."""
+    """What to list. Agents by UUID. `limit` is the caller's to bound.
+
+    `party`: with a conversation and nobody else named, only what this agent sent or got.
+    """
 
     to_agent_id: str | None = None
     from_agent_id: str | None = None
     conversation_id: str | None = None
+    party: str | None = None
     status: Status | None = None
     message_type: str | None = None
     limit: int = PAGE_ROWS_DEFAULT
@@ -58,7 +66,7 @@ class TransitionOutcome(Struct, frozen=True):
     changed: bool
 
 
-class _Position(Struct, array_like=True):
+class Position(Struct, array_like=True):
     """The place of a row in every listing of messages."""
 
     priority: int
@@ -66,7 +74,7 @@ class _Position(Struct, array_like=True):
     id: str
 
 
-_START: Final = _Position(0, datetime.min.replace(tzinfo=UTC), str(UUID(int=0)))
+START: Final = Position(0, datetime.min.replace(tzinfo=UTC), str(UUID(int=0)))
 
 
 async def get(pool: Pool, message_id: str) -> MessageView | None:
@@ -78,7 +86,7 @@ async def get(pool: Pool, message_id: str) -> MessageView | None:
 async def find(pool: Pool, message_id: str) -> StoredMessage | None:
     """Return a message with its mailbox entry, or None. Raises: StoreUnavailable."""
     row = await _probe(pool, _GET, message_id)
-    return None if row is None else StoredMessage(_view(row), row["mailbox_entry"])
+    return None if row is None else StoredMessage(view_of(row), row["mailbox_entry"])
 
 
 async def list_page(pool: Pool, wanted: MessageFilter) -> Page[MessageView]:
@@ -87,10 +95,10 @@ async def list_page(pool: Pool, wanted: MessageFilter) -> Page[MessageView]:
     Without a recipient, sender or conversation no index helps: an operator's question, answered slowly.
     Raises: StoreUnavailable, Rejected (a cursor that is none).
     """
-    start = _START if wanted.cursor is None else position_of(wanted.cursor, _Position)
+    start = START if wanted.cursor is None else position_of(wanted.cursor, Position)
     rows = await pool.fetch(
         _listing(wanted),
-        wanted.to_agent_id,
+        wanted.to_agent_id or wanted.party,
         wanted.from_agent_id,
         wanted.conversation_id,
         _ALL_STATUSES if wanted.status is None else [wanted.status.value],
@@ -100,11 +108,7 @@ async def list_page(pool: Pool, wanted: MessageFilter) -> Page[MessageView]:
         start.id,
         wanted.limit + 1,
     )
-    views = [_view(row) for row in rows[: wanted.limit]]
-    if len(rows) <= wanted.limit or not views:
-        return Page(views)
-    last = views[-1]
-    return Page(views, cursor_of(_Position(last.priority, last.created_at, last.id)))
+    return page_of(rows, wanted.limit)
 
 
 async def transition(
@@ -125,13 +129,22 @@ async def transition(
     document = None if result is None else result.decode()
     row = await _probe(pool, _TRANSITION, message_id, allowed, wanted.value, document, reason, now_ms)
     if row is not None:
-        return TransitionOutcome(_view(row), row["mailbox_entry"], changed=True)
+        return TransitionOutcome(view_of(row), row["mailbox_entry"], changed=True)
     stored = await find(pool, message_id)
     if stored is None:
         raise NotFound(f"no message {message_id}")
     if stored.view.status != wanted.value:
         raise IllegalTransition(f"a {stored.view.status} message cannot become {wanted.value}")
     return TransitionOutcome(stored.view, stored.mailbox_entry, changed=False)
+
+
+async def replies_to(pool: Pool, message_id: str, *, sent_ms: int) -> list[MessageView]:
+    """Return what was recorded in reply to a message sent at this time, oldest first, no more than a few.
+
+    Raises: StoreUnavailable.
+    """
+    since_s = sent_ms / 1000 - MARGIN_S
+    return [view_of(row) for row in await pool.fetch(_REPLIES, message_id, since_s, REPLIES_LOOKED_AT_MAX)]
 
 
 async def route_of(pool: Pool, message_id: str) -> bytes | None:
@@ -151,6 +164,11 @@ async def _probe(pool: Pool, statement: str, message_id: str, *args: object) -> 
 
 
 def _listing(wanted: MessageFilter) -> str:
+    if wanted.party is not None:
+        assert wanted.conversation_id is not None
+        assert wanted.to_agent_id is None
+        assert wanted.from_agent_id is None
+        return _BY_PARTY
     if wanted.to_agent_id is not None:
         return _BY_RECIPIENT
     if wanted.conversation_id is not None:
@@ -160,7 +178,17 @@ def _listing(wanted: MessageFilter) -> str:
     return _ALL
 
 
-def _view(row: asyncpg.Record) -> MessageView:
+def page_of(rows: list[asyncpg.Record], limit: int) -> Page[MessageView]:
+    """Return the page in the rows of a listing that was asked for one row more than the page has."""
+    views = [view_of(row) for row in rows[:limit]]
+    if len(rows) <= limit or not views:
+        return Page(views)
+    last = views[-1]
+    return Page(views, cursor_of(Position(last.priority, last.created_at, last.id)))
+
+
+def view_of(row: asyncpg.Record) -> MessageView:
+    """Return the message in a row of `message_columns.sql`."""
     message_id = str(row["id"])
     return MessageView(
         id=message_id,

@@ -81,7 +81,7 @@ async def test_a_cursor_that_is_none_of_ours_is_refused(pool: Pool) -> None:
 async def test_an_inbox_is_read_from_its_index(pool: Pool) -> None:
     await stored(pool, *(envelope(to_agent_id=new_id()) for _ in range(3_000)))
     await pool.execute("ANALYZE agent_messages")
-    start = messages._START
+    start = messages.START
     plan = await pool.fetch(
         "EXPLAIN " + messages._BY_RECIPIENT,
         *(AGENTS[0], None, None, ["pending"], None, start.priority, start.created_at, start.id, 51),

@@ -1,0 +1,7 @@
+-- How much of type $4 waits for agent $1 at $2, counted up to $3.
+SELECT count(*) FROM (
+    SELECT FROM agent_messages
+    WHERE to_agent_id = $1::uuid AND status = 'pending' AND message_type = $4::text
+        AND (expires_at IS NULL OR expires_at > $2::timestamptz)
+    LIMIT $3
+) AS waiting
