@@ -23,7 +23,7 @@ class Contact(Struct, kw_only=True, frozen=True):
     """One request and its answer. `agent_id` was asked by `peer_id` and decides.
 
     Accepted, both may write to each other; `rate_per_minute` bounds the peer only (None: no bound).
-    `expires_ms` None: for good. `message_id`: the last request; `response_id`: the message telling the answer.
+    `expires_ms` None: for good. `message_id`: the last request; `response_id`: what told the answer.
     """
 
     agent_id: str

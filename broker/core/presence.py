@@ -1,9 +1,9 @@
 """Presence: which state a silence amounts to, and which changes of state follow from signs of life.
 
 Theory of operation. `PresenceWatch` holds for every agent that is not gone its last sign and the state that
-was last told. Time moves an agent online -> away -> gone, a sign brings it back. A change is told once, at the
-moment it happened: a sign that comes after a silence tells of the silence first, also when nobody looked in
-between. Each agent stands once in a heap by the moment it will fall next, and is put back there when a sign has
+was last told. Time moves an agent online -> away -> gone, a sign brings it back. A change is told once, as of
+the moment it happened: a sign that comes after a silence tells of the silence first, also when nobody looked
+in between. Each agent stands in a heap by the moment it will fall next, and is put back there when a sign has
 moved that moment, so that neither a sign nor a look costs more than the agents concerned. (One that came back
 has a second, earlier place; the later one no longer counts.)
 

@@ -19,6 +19,12 @@ RECORDED: Final = "ab:recorded"
 """Channel: ids of agents for whom a message was just recorded that is still pending."""
 PRESENCE_CHANGES: Final = "ab:presence"
 """Channel: agents that came online, went away or are gone."""
+SESSIONS: Final = "ab:sessions"
+"""Channel: id of an agent that has just opened a live session elsewhere than it had one."""
+NATIVE_GROUP: Final = "agent"
+"""Consumer group of an agent that reads its mailboxes natively."""
+CONTACTS_CHANGED: Final = "ab:contacts"
+"""Channel: two agents whose contact changed, as a JSON array: whoever has it cached looks again."""
 REVOKED: Final = "ab:revoked"
 """Channel: ids of API keys that were changed: whoever has them cached looks again."""
 
@@ -72,6 +78,10 @@ class Keys:
         """Return the stream of what is routed to an agent in one lane and not finished."""
         return f"{self._prefix}inbox:{agent_id}:{lane.value}"
 
+    def session(self, agent_id: str) -> str:
+        """Return the lease of the one live session (SSE or WebSocket) an agent has."""
+        return f"{self._prefix}session:{agent_id}"
+
     def parked_stream(self, signature: str) -> str:
         """Return the stream of messages that wait for a capable agent; the signature includes the lane."""
         return f"{self._prefix}parked:{signature}"
@@ -79,6 +89,10 @@ class Keys:
     def seen(self, window: int) -> str:
         """Return the deduplication set of one window (its number counts windows since the epoch)."""
         return f"{self._prefix}seen:{window}"
+
+    def allowance(self, purpose: str, recipient: str, sender: str) -> str:
+        """Return the token bucket of what a recipient takes of a sender."""
+        return f"{self._prefix}allowance:{purpose}:{recipient}:{sender}"
 
     def owner(self, trade: str) -> str:
         """Return the lease of the process that owns this shard for a trade."""
