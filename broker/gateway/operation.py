@@ -1,7 +1,8 @@
 """What an operation of the HTTP contract is: the row type of the table in `broker.gateway.operations`."""
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -9,6 +10,8 @@ from broker.gateway.call import Call, NoQuery, Reply, Scope
 from broker.gateway.reading import Check
 from schema import limits
 from schema.errors import BrokerError, Rejected, StoreUnavailable
+
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Reply]]  # each operation has its own body and query
 
@@ -37,3 +40,8 @@ class Operation(Struct, kw_only=True, frozen=True):
     check_query: Check[Any] | None = None  # of the type in `query`
     errors: tuple[type[BrokerError], ...] = (Rejected, StoreUnavailable)
     media_type: str = "application/json"
+
+    @property
+    def path_parameters(self) -> list[str]:
+        """The names in braces, in order."""
+        return _PARAMETER.findall(self.path)

@@ -18,8 +18,9 @@ import uvloop
 from msgspec import Struct
 
 from broker.core.addresses import AddressPolicy
-from broker.gateway import openapi
+from broker.doctor.gate import refuse_unsafe_postgres, refuse_unsafe_redis
 from broker.gateway.app import make_app
+from broker.gateway.openapi.document import document
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.services import Services
 from broker.settings import Settings
@@ -93,7 +94,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         settings.database_url, size=POOL_CONNECTIONS, application_name="agent-broker gateway"
     )
     policy = AddressPolicy([str(network) for network in settings.endpoint_allow_cidrs])
-    contract = encode(openapi.document(OPERATIONS, version=metrics.installed_version()))
+    contract = encode(document(OPERATIONS, version=metrics.installed_version()))
     services = Services(settings, pool, gateway_id=new_id(), policy=policy, contract=contract)
     metrics.WAITERS.child().read = lambda: len(services.waiters)
     server = _server(services)
@@ -145,10 +146,16 @@ async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
 
 
 async def _join(services: Services) -> None:
-    """Agree with the deployment on the number of shards, as soon as Redis can be asked. Raises: Conflict."""
+    """Join the deployment as soon as Redis can be asked.
+
+    Raises: Conflict where it has another number of shards, Unsafe where a store cannot keep the promises.
+    """
     while not services.joined:
         try:
-            await agree_on_shards(await services.link.get(), services.settings.shards)
+            connection = await services.link.get()
+            await refuse_unsafe_redis(connection, services.settings)
+            await refuse_unsafe_postgres(services.pool)
+            await agree_on_shards(connection, services.settings.shards)
             services.joined = True
         except Conflict:
             raise
