@@ -5,10 +5,13 @@ from typing import Final
 
 import msgspec
 
-from schema.errors import BrokerError, Conflict, Fault, Rejected, Unavailable
+from schema.errors import BrokerError, Conflict, Fault, RateLimited, Rejected, Unavailable
 from schema.http import ErrorBody, ErrorReply
 
+RATE_LIMITED_S: Final = 1
+"""To wait where a refusal for the rate does not say how long."""
 _ASKED: Final = "retry_after_s"
+"""What `RateLimited` always has, and an instance of any other class where the reply said it."""
 _decode: Final = msgspec.json.Decoder(ErrorReply).decode
 
 
@@ -26,11 +29,9 @@ def raise_for(status: int, body: bytes, *, retry_after: str | None = None) -> No
     except msgspec.MsgspecError:
         # Not the broker's: a proxy's, or something else that listens there.
         error = ErrorBody(code="unknown", message=f"status {status} without an error of the broker")
-    raised = error_of(status, error)
     # Whole seconds only: a date is a proxy's, and its clock is not ours.
-    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-        vars(raised)[_ASKED] = int(retry_after)
-    raise raised
+    is_seconds = retry_after is not None and retry_after.isascii() and retry_after.isdigit()
+    raise error_of(status, error, retry_after_s=int(retry_after or 0) if is_seconds else None)
 
 
 def asked_patience_s(error: BrokerError) -> int | None:
@@ -39,11 +40,16 @@ def asked_patience_s(error: BrokerError) -> int | None:
     return asked
 
 
-def error_of(status: int, error: ErrorBody) -> BrokerError:
+def error_of(status: int, error: ErrorBody, *, retry_after_s: int | None = None) -> BrokerError:
     """Return the error as an exception; `str` of it is the broker's sentence."""
     kind = _BY_CODE.get(error.code) or _branch(status)
     faults = tuple(Fault(detail.field, detail.message) for detail in error.details or ())
-    return kind(error.message, field=error.field, faults=faults)
+    if issubclass(kind, RateLimited):
+        return kind(error.message, retry_after_s=retry_after_s or RATE_LIMITED_S, field=error.field)
+    raised = kind(error.message, field=error.field, faults=faults)
+    if retry_after_s is not None:
+        vars(raised)[_ASKED] = retry_after_s
+    return raised
 
 
 def _branch(status: int) -> type[BrokerError]:
