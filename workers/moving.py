@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, Reply
-from broker.streams.keys import Keys
+from broker.streams.keys import ARRIVED, Keys
 from broker.streams.lanes import IngressEntry
 from broker.streams.moves import LANE_NUMBER, Move, RouteBatch, call_route
 from broker.telemetry import logs, metrics
@@ -96,7 +96,7 @@ class Mover:
             owner=self._owner,
             window_ms=self._window_ms,
             now_ms=now_ms,
-            on_reply=partial(self._moved, moving, delivery, on_moved),
+            on_reply=partial(self._moved, moving, delivery, batch.pulling, on_moved),
         )
 
     def _add(
@@ -156,6 +156,8 @@ class Mover:
         elif agent.endpoint is not None:
             batch.activate.add(target)
             batch.ring.append(target)
+        else:
+            batch.pulling.add(agent.id)
         event = b"" if direct else event_of(placement, body, waiter, now_ms=now_ms)
         batch.moves.append(Move(placement.key, target, body, waiter, event, _expires_ms(placement)))
         return _Moving(placement, body, waiter, not direct, mailbox)
@@ -206,10 +208,11 @@ class Mover:
         self,
         moving: list[_Moving],
         delivery: Delivery | None,
+        pulling: set[str],
         on_moved: Callable[[BrokerError | None], None],
         reply: Reply,
     ) -> None:
-        """Hand over what has been moved; `delivery` is who expected it."""
+        """Hand over what has been moved; `delivery` is who expected it. Agents that pull get the word."""
         owner = self._delivery()
         if isinstance(reply, BrokerError):
             for one in moving:
@@ -231,6 +234,8 @@ class Mover:
                 owner.miss(one.mailbox)
             else:
                 self._hand_over(owner, one.mailbox, one, entry.decode(), now_ms)
+        if pulling:
+            self._connection.call(("PUBLISH", ARRIVED, encode(sorted(pulling))), _ignore)
         on_moved(None)
 
     def _hand_over(self, owner: Delivery, mailbox: Mailbox, one: _Moving, entry: str, now_ms: int) -> None:
@@ -245,6 +250,10 @@ class Mover:
             route=one.placement.route,
             now_ms=now_ms,
         )
+
+
+def _ignore(_: Reply) -> None:
+    """A word of arrival that gets lost costs its agent the time to the next sweep."""
 
 
 def _expires_ms(placement: Placement) -> int | None:

@@ -1,10 +1,32 @@
-"""Mailboxes from outside the worker that owns them: dropping an entry whose message ended elsewhere."""
+"""Mailboxes from outside the worker that owns them: looking into them, dropping an entry whose message ended
+elsewhere, handing them over when the agent is given an endpoint."""
 
-from broker.streams.keys import Keys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from broker.streams.connection import Reply
+from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner
 from broker.streams.link import Link
-from broker.streams.scripts import DISCARD
+from broker.streams.scripts import ACTIVATE, DISCARD
 from schema.ids import shard_of
-from schema.message import Lane
+from schema.message import LANES, Lane
+
+START: Final = "0-0"
+BEYOND_MAX: Final = 300
+"""Streams in one look for what lies beyond cursors."""
+
+Cursors = Mapping[Lane, str]
+"""How far each lane was read: the id of the last entry."""
+
+
+class MailboxEntry(Struct, gc=False):
+    """One message in a mailbox: its entry, the envelope as JSON."""
+
+    lane: Lane
+    entry: str
+    message: bytes
 
 
 class Mailboxes:
@@ -20,7 +42,72 @@ class Mailboxes:
 
         Raises: StreamsUnavailable.
         """
-        keys = self._keys[shard_of(agent_id, self._shards)]
+        keys = self._keys_of(agent_id)
         connection = await self._link.get()
-        count = await connection.evaluate(DISCARD, (keys.mailbox(agent_id, lane), keys.expiry), entry_id)
+        count = await connection.evaluate(
+            DISCARD, (keys.mailbox(agent_id, lane), keys.expiry), entry_id, NATIVE_GROUP
+        )
         return bool(count)
+
+    async def activate(self, agent_id: str) -> int:
+        """Hand what waits for an agent over to the delivery owner: it has an endpoint from now on. Return how
+        many lanes hold something. To be called when the record says so; harmless when repeated.
+
+        Raises: StreamsUnavailable.
+        """
+        keys = self._keys_of(agent_id)
+        connection = await self._link.get()
+        mailboxes = (keys.mailbox(agent_id, lane) for lane in LANES)
+        holding: int = await connection.evaluate(ACTIVATE, (keys.active, *mailboxes), NATIVE_GROUP)
+        return holding
+
+    async def is_active(self, agent_id: str) -> bool:
+        """Tell whether the delivery owner serves any mailbox of the agent. Raises: StreamsUnavailable."""
+        keys = self._keys_of(agent_id)
+        connection = await self._link.get()
+        found = await connection.send_many(
+            [("ZSCORE", keys.active, keys.mailbox(agent_id, lane)) for lane in LANES]
+        )
+        return any(score is not None for score in found)
+
+    async def read(self, agent_id: str, after: Cursors, *, count: int) -> list[MailboxEntry]:
+        """Return up to `count` entries of each lane behind its cursor, high first, in order within a lane.
+
+        Raises: StreamsUnavailable.
+        """
+        keys = self._keys_of(agent_id)
+        connection = await self._link.get()
+        replies = await connection.send_many(
+            [
+                ("XRANGE", keys.mailbox(agent_id, lane), f"({after[lane]}", "+", "COUNT", count)
+                for lane in LANES
+            ]
+        )
+        return [
+            MailboxEntry(lane, entry.decode(), fields[1])
+            for lane, reply in zip(LANES, replies, strict=True)
+            for entry, fields in reply
+        ]
+
+    async def find_beyond(self, cursors: Sequence[tuple[str, Cursors]]) -> set[str]:
+        """Return those of the agents for whom something lies beyond their cursors, cheaply.
+
+        Raises: StreamsUnavailable.
+        """
+        by_shard: dict[int, list[tuple[str, str]]] = {}
+        for agent_id, after in cursors:
+            shard = shard_of(agent_id, self._shards)
+            keys = self._keys[shard]
+            by_shard.setdefault(shard, []).extend((keys.mailbox(agent_id, one), after[one]) for one in LANES)
+        connection = await self._link.get()
+        found: set[str] = set()
+        for places in by_shard.values():
+            for start in range(0, len(places), BEYOND_MAX):
+                batch = places[start : start + BEYOND_MAX]
+                streams = [key for key, _ in batch] + [cursor for _, cursor in batch]
+                reply: Reply = await connection.send("XREAD", "COUNT", 1, "STREAMS", *streams)
+                found.update(mailbox_owner(key.decode())[0] for key, _ in reply or ())
+        return found
+
+    def _keys_of(self, agent_id: str) -> Keys:
+        return self._keys[shard_of(agent_id, self._shards)]

@@ -37,7 +37,7 @@ class RouteBatch(Struct):
 
     `activate`: targets to put on the active set. `parked`: requirements by signature. `forget`: choices that
     have arrived. `done`: ingress entries that are finished with these moves. `ring`: mailboxes a delivery
-    owner in another process should look at.
+    owner in another process should look at. `pulling`: recipients without an endpoint; not part of the call.
     """
 
     moves: list[Move] = field(default_factory=list)
@@ -46,6 +46,7 @@ class RouteBatch(Struct):
     forget: list[str] = field(default_factory=list)
     done: dict[Lane, list[str]] = field(default_factory=lambda: {lane: [] for lane in LANES})
     ring: list[str] = field(default_factory=list)
+    pulling: set[str] = field(default_factory=set)
 
 
 def call_route(

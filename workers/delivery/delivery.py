@@ -233,6 +233,9 @@ class Delivery:
             if endpoint is not None:
                 now_ms = self._clock.now_ms()
                 self._collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
+            # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
+            mailboxes = (self._keys.mailbox(agent_id, lane) for lane in Lane)
+            self._connection.call(("ZREM", self._keys.active, *mailboxes), self._deactivated)
         elif endpoint is None:
             self._look_into([self._keys.mailbox(agent_id, lane) for lane in Lane])
         else:
@@ -254,6 +257,10 @@ class Delivery:
             members = [part for key in keys for part in (self._clock.now_ms(), key)]
             command = ("ZADD", self._keys.active, "NX", *members)
             self._connection.call(command, partial(self._activated, keys))
+
+    def _deactivated(self, reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._fail(reply)
 
     def _activated(self, keys: list[str], reply: Reply) -> None:
         if isinstance(reply, StreamsFull):
