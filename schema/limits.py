@@ -31,6 +31,8 @@ BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """One batch request. Larger is 413; the publisher splits it."""
 BODY_RECEIVE_MS_MAX: Final = 10_000
 """Time to receive a body over HTTP; a slower sender is cut off with 408."""
+REQUEST_HEAD_BYTES_MAX: Final = 64 * 1024
+"""URL and headers of one request over HTTP. Larger is 431, and the connection is closed."""
 SCHEDULE_AHEAD_MS_MAX: Final = 365 * 24 * 3600 * 1000
 
 # --- agents ---------------------------------------------------------------------------------------
@@ -41,6 +43,19 @@ CAPABILITY_CHARS_MAX: Final = 64
 CAPABILITIES_MAX: Final = 256
 ENDPOINT_CHARS_MAX: Final = 2_048
 CONCURRENT_JOBS_MAX: Final = 10_000
+SECRET_OVERLAP_MS: Final = 24 * 3600 * 1000
+"""Pushes are signed with the former secret as well for this long after its rotation."""
+KEYS_LIVE_MAX: Final = 20
+"""Keys of one agent that work. One more is refused (409): revoke one first."""
+KEYS_SHOWN_MAX: Final = 100
+"""Keys of one agent in a list, the newest first; older ones have long been revoked."""
+KEY_OVERLAP_S_DEFAULT: Final = 86_400
+KEY_OVERLAP_S_MAX: Final = 604_800
+DRAIN_S_DEFAULT: Final = 3_600
+DRAIN_S_MAX: Final = 604_800
+"""How long a leaving agent may take what waits for it; the rest is returned to its senders then."""
+DEPARTURE_WATCH_MS: Final = 600_000
+"""How long the mailboxes of a deleted agent are looked at: a router that has not heard may still fill them."""
 PRESENCE_WATCHED_MAX: Final = 500_000
 """Agents of one shard whose comings and goings are followed (some 200 bytes each); those of further ones are
 not told."""

@@ -47,6 +47,7 @@ def make_app(services: Services, operations: Sequence[Operation]) -> falcon.asgi
     """Return the ASGI application that serves these operations."""
     app = falcon.asgi.App()
     app.req_options.keep_blank_qs_values = False  # `?status=` asks for nothing
+    app.req_options.strip_url_path_trailing_slash = True  # what a person types means the same
     app.resp_options.default_media_type = "application/json"
     app.add_error_handler(Exception, _on_unexpected)
     app.add_error_handler(falcon.HTTPError, _on_framework_error)
@@ -60,11 +61,22 @@ def make_app(services: Services, operations: Sequence[Operation]) -> falcon.asgi
 
 
 class _Resource:
-    """What Falcon wants for a path: an object with one `on_<method>` per method."""
+    """What Falcon wants for a path: an object with one `on_<method>` per method.
+
+    HEAD is GET without the body, which the server leaves out; OPTIONS says what the path takes.
+    """
 
     def __init__(self, responders: dict[str, Responder]) -> None:
+        if "GET" in responders:
+            responders = {**responders, "HEAD": responders["GET"]}
         for method, responder in responders.items():
             setattr(self, f"on_{method.lower()}", responder)
+        self._allowed = ", ".join(sorted((*responders, "OPTIONS")))
+
+    async def on_options(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_: str) -> None:
+        resp.status = 204
+        resp.set_header("Allow", self._allowed)
+        resp.set_header("X-Request-Id", _request_id(req))
 
 
 def _responder(services: Services, operation: Operation) -> Responder:
@@ -95,7 +107,7 @@ def _responder(services: Services, operation: Operation) -> Responder:
     async def respond(req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
         started = perf_counter()
         try:
-            _write(resp, await run(req, path))
+            _write(req, resp, await run(req, path))
         except BrokerError as error:
             _write_error(req, resp, error)
         counts[resp.status_code // 100].inc()
@@ -154,8 +166,9 @@ def _check_media_type(content_type: str) -> None:
         raise UnsupportedMedia(f"bodies are JSON, not {essence[:80]!r}")
 
 
-def _write(resp: falcon.asgi.Response, reply: Reply) -> None:
+def _write(req: falcon.asgi.Request, resp: falcon.asgi.Response, reply: Reply) -> None:
     resp.status = reply.status
+    resp.set_header("X-Request-Id", _request_id(req))
     resp.content_type = reply.media_type
     resp.data = reply.body if isinstance(reply.body, bytes) else encode(reply.body)
     for name, value in reply.headers:
@@ -198,12 +211,17 @@ def _translated(error: falcon.HTTPError) -> BrokerError:
     return Malformed(error.description or error.title or "not a request this server understands")
 
 
+def _request_id(req: falcon.asgi.Request) -> str:
+    """Return the caller's own id of this request where it is fit for logs and headers, else a new one."""
+    given = req.get_header("X-Request-Id")
+    return given if given and _REQUEST_ID.fullmatch(given) else new_id()
+
+
 def _write_error(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: BrokerError) -> str:
     """Write an error; return the request's id. What the store refuses came from the request."""
     if isinstance(error, DataFault):
         error = Rejected("a value in this request cannot be stored")
-    given = req.get_header("X-Request-Id")
-    request_id = given if given and _REQUEST_ID.fullmatch(given) else new_id()
+    request_id = _request_id(req)
     resp.status = error.status
     resp.content_type = "application/json"
     resp.data = errors.encode_error(error, request_id)

@@ -7,7 +7,15 @@ log by its request id; its text never leaves the process.
 from typing import ClassVar, Final
 
 from schema.codec import encode
-from schema.errors import BrokerError, Malformed, RateLimited, Rejected, Unauthenticated, Unavailable
+from schema.errors import (
+    BrokerError,
+    Malformed,
+    RateLimited,
+    Rejected,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
 from schema.http import ErrorBody, ErrorReply, FaultView
 
 CHALLENGE: Final = 'Bearer realm="agent-broker"'
@@ -34,6 +42,13 @@ class BodyTimeout(Malformed):
 
     code = "request_timeout"
     status: ClassVar[int] = 408
+
+
+class HeadTooLarge(TooLarge):
+    """The head of the request, its URL and headers, is larger than any of ours has to be."""
+
+    code = "head_too_large"
+    status = 431
 
 
 class Internal(BrokerError):

@@ -23,6 +23,7 @@ from broker.gateway.app import make_app
 from broker.gateway.openapi.document import document
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.services import Services
+from broker.gateway.wire import BoundedProtocol
 from broker.settings import Settings
 from broker.store.pool import open_pool
 from broker.streams.deployment import agree_on_shards
@@ -107,6 +108,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 background.create_task(services.notices.run()),
                 background.create_task(services.signs_of_life.run()),
                 background.create_task(services.agents.run()),
+                background.create_task(services.contacts.run()),
                 background.create_task(_join(services)),
             ]
             try:
@@ -125,6 +127,7 @@ async def _drain(server: uvicorn.Server, services: Services, serving: "asyncio.T
     """Stop accepting, answer what is in flight, end."""
     services.draining = True
     services.waiters.release_all()
+    services.arrivals.release_all()
     server.should_exit = True
     # The server bounds its own drain; this is for a server that does not.
     await asyncio.wait((serving,), timeout=services.settings.drain_timeout_ms / 1000 + GRACE_S)
@@ -195,7 +198,7 @@ def _server(services: Services) -> uvicorn.Server:
         make_app(services, OPERATIONS),
         interface="asgi3",
         loop="none",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -2,16 +2,18 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
 import pytest
-from gateway_rig import Register, calling, held, settings_for, until_ready
+from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
 
 from broker.gateway.call import Scope
 from broker.gateway.operation import Operation
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.serve import Running, running
+from schema import limits
 from schema.ids import new_id
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs"}
@@ -66,6 +68,155 @@ async def test_errors_have_one_shape(
     assert error["request_id"] == reply.headers["X-Request-Id"]
     assert headers.get("X-Request-Id", error["request_id"]) == error["request_id"]
     assert (status == 405) == ("Allow" in reply.headers)
+
+
+async def test_every_reply_carries_the_id_of_its_request(http: httpx.AsyncClient) -> None:
+    for method, path in (
+        ("GET", "/healthz"),
+        ("GET", "/api/agents"),
+        ("OPTIONS", "/api/agents"),
+        ("GET", "/no"),
+    ):
+        own = await http.request(method, path, headers={"X-Request-Id": "mine:1"})
+        assert own.headers["X-Request-Id"] == "mine:1"
+        made = [(await http.request(method, path)).headers["X-Request-Id"] for _ in range(2)]
+        assert len(set(made)) == 2
+        unfit = await http.request(method, path, headers={"X-Request-Id": "not fit for a log"})
+        assert unfit.headers["X-Request-Id"] != "not fit for a log"
+
+
+async def test_head_is_get_without_the_body(http: httpx.AsyncClient, register: Register) -> None:
+    await register("here")
+    shown = await http.get("/api/agents/here")
+    head = await http.head("/api/agents/here")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == shown.headers["Content-Length"]
+    assert (await http.head("/api/agents/nobody")).status_code == 404
+    assert (await http.head("/api/messages/batch")).status_code in (404, 405)
+    async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as nobody:
+        assert (await nobody.head("/api/agents/here")).status_code == 401
+
+
+async def test_options_says_what_a_path_takes_and_needs_no_key(http: httpx.AsyncClient) -> None:
+    async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as nobody:
+        reply = await nobody.options("/api/messages")
+        assert (reply.status_code, reply.content) == (204, b"")
+        assert reply.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+        assert (await nobody.options("/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_a_method_a_path_does_not_take_is_405_with_those_it_does(
+    http: httpx.AsyncClient, operation: Operation
+) -> None:
+    path = operation.path.replace("{", "").replace("}", "")
+    reply = await http.request("PROPFIND", path)
+    assert reply.status_code in (400, 405)
+    reply = await http.request("TRACE", path)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert operation.method in reply.headers["Allow"].split(", ")
+
+
+async def test_a_trailing_slash_changes_nothing(http: httpx.AsyncClient, register: Register) -> None:
+    agent = await register("a")
+    assert (await http.get("/api/agents/")).json() == (await http.get("/api/agents")).json()
+    assert (await http.get(f"/api/agents/{agent['id']}/")).status_code == 200
+
+
+async def test_unknown_parameters_are_ignored_and_of_a_repeated_one_the_last_counts(
+    http: httpx.AsyncClient, register: Register
+) -> None:
+    for name in "abc":
+        await register(name)
+    reply = await http.get("/api/agents?limit=1&colour=blue&limit=2&status=")
+    assert (reply.status_code, len(reply.json())) == (200, 2)
+    reply = await http.get("/api/agents?limit=2&limit=none")
+    assert (reply.status_code, reply.json()["error"]["field"]) == (422, "limit")
+
+
+@pytest.mark.parametrize("name", ["Zoë", "агент", "代理 7", "50% off", "a+b", "a&b=c?d#e", "..x", "🚗"])
+async def test_names_work_in_paths_and_queries_whatever_they_hold(
+    http: httpx.AsyncClient, register: Register, name: str
+) -> None:
+    agent = await register(name)
+    assert (await http.get(f"/api/agents/{quote(name, safe='')}")).json()["name"] == name
+    listed = await http.get("/api/messages", params={"to_agent_id": name})
+    assert listed.status_code == 200
+    beat = await http.post(f"/api/agents/{quote(name, safe='')}/heartbeat")
+    assert beat.json()["agent_id"] == agent["id"]
+
+
+@pytest.mark.parametrize(
+    "path", ["na%2Fme", "%00", "%ff%fe", "%", "%zz", "..", "%2e%2e%2fhealthz", "a" * 4_000]
+)
+async def test_no_such_agent_however_its_name_is_spelled(http: httpx.AsyncClient, path: str) -> None:
+    reply = await _raw(http, f"GET /api/agents/{path} HTTP/1.1\r\nAuthorization: Bearer {OPERATOR_KEY}\r\n")
+    assert reply.startswith(b"HTTP/1.1 404 ")
+    assert b'{"error":{"code":"not_found"' in reply
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/xml", "*/*", "nonsense", "image/*;q=0"])
+async def test_replies_are_json_whatever_a_client_would_like_better(
+    http: httpx.AsyncClient, accept: str
+) -> None:
+    reply = await http.get("/api/agents", headers={"Accept": accept})
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "application/json")
+
+
+async def test_no_origin_is_let_in_unless_it_is_allowed(http: httpx.AsyncClient) -> None:
+    asking = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
+    for method in ("GET", "OPTIONS"):
+        reply = await http.request(method, "/api/agents", headers=asking)
+        assert [name for name in reply.headers if name.startswith("access-control")] == []
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        ("GET /healthz HTTP/1.1\r\n" + "X-Much: %s\r\n" % ("a" * 70_000), 431, b"head_too_large"),
+        ("GET /healthz HTTP/1.1\r\n" + "X-Many: 1\r\n" * 8_000, 431, b"head_too_large"),
+        (f"GET /healthz?{'a' * 70_000} HTTP/1.1\r\n", 431, b"head_too_large"),
+        ("GET /healthz HTTP/1.1\r\nX-Endless: " + "a" * 300_000, 431, b"head_too_large"),
+        ("nothing like HTTP\r\n", 400, b"malformed"),
+        ("GET /healthz HTTP/1.1\r\nbad header\r\n", 400, b"malformed"),
+    ],
+)
+async def test_a_head_beyond_its_bounds_is_refused_in_the_same_shape(
+    http: httpx.AsyncClient, head: str, status: int, code: bytes
+) -> None:
+    reply = await _raw(http, head)
+    assert reply.startswith(b"HTTP/1.1 %d " % status), reply[:200]
+    assert b'{"error":{"code":"%s"' % code in reply
+    assert b"x-request-id" in reply
+
+
+async def test_a_head_that_never_ends_is_cut_off(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_RECEIVE_MS_MAX", 50)
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_a_head_and_many_requests_on_one_connection_are_counted_each_by_itself(
+    http: httpx.AsyncClient,
+) -> None:
+    for _ in range(3):
+        reply = await http.get("/healthz", headers={"X-Long": "a" * 40_000})
+        assert reply.status_code == 200
+
+
+async def _raw(http: httpx.AsyncClient, head: str) -> bytes:
+    """Send a head as it stands; return all that comes back until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
+    writer.write(head.encode() + b"Host: x\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(20):
+        reply = await reader.read()
+    writer.close()
+    return reply
 
 
 async def test_a_chunked_body_is_bounded_too(http: httpx.AsyncClient) -> None:

@@ -1,0 +1,82 @@
+"""HTTP/1.1 on the socket: uvicorn's protocol, with bounds on the head of a request, and its refusals in the
+one shape errors have here.
+
+uvicorn bounds neither how large a request's head may be nor how long it may take; a client that sends headers
+for ever would grow the process. Bodies are bounded where they are read.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from broker.gateway import errors
+from schema import limits
+from schema.errors import BrokerError, Malformed
+from schema.ids import new_id
+
+_PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection of the gateway."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # uvicorn's own
+        super().__init__(*arguments, **named)
+        self._head_bytes = 0
+        self._in_head = False
+        self._refusal: BrokerError | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > limits.REQUEST_HEAD_BYTES_MAX:
+                self._refuse(_too_large())
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._deadline = self.loop.call_later(limits.BODY_RECEIVE_MS_MAX / 1000, self._on_deadline)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._forget_deadline()
+        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > limits.REQUEST_HEAD_BYTES_MAX:
+            self._refusal = _too_large()
+            raise self._refusal  # the parser turns it into an error of its own, which becomes a refusal
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; uvicorn calls this."""
+        self._refuse(self._refusal or Malformed(msg))
+
+    def _on_deadline(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(errors.BodyTimeout("the head of the request did not arrive in time"))
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, error: BrokerError) -> None:
+        self._in_head = False
+        request_id = new_id()
+        body = errors.encode_error(error, request_id)
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        status = b"HTTP/1.1 %d %s\r\n" % (error.status, _PHRASES[error.status])
+        self.transport.write(status + head.encode() + body)
+        self.transport.close()
+
+
+def _too_large() -> BrokerError:
+    return errors.HeadTooLarge(f"the head of a request; at most {limits.REQUEST_HEAD_BYTES_MAX} bytes")
