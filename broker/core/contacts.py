@@ -16,9 +16,9 @@ from schema.contact import Contact, ContactStatus
 
 
 class Standing(Struct, frozen=True, gc=False):
-    """How a sender stands with a recipient: what the recipient answered it, and what it answered the recipient.
+    """How a sender stands with a recipient: what it was answered, and what it answered the recipient itself.
 
-    None: was never asked.
+    None: there was no request.
     """
 
     answered: Contact | None = None

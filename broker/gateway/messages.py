@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw, Struct
 
 from broker.gateway.access import acting_agent, require_visible
 from broker.gateway.call import Call, NoQuery, Reply
+from broker.gateway.coordination import admission
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
 from broker.gateway.sending import Origin, check_not_too_far, envelope_of
@@ -92,21 +93,31 @@ async def send(call: Call[SendRequest, SendQuery]) -> Reply:
 
 
 async def accept(services: Services, request: SendRequest, sender: str | None) -> Envelope:
-    """Return the message as it will be published.
+    """Return the message as it will be published, if its recipient takes it from this sender.
 
-    Raises: UnknownRecipient; Rejected; StoreUnavailable when the recipient's name cannot be looked up.
+    Raises: UnknownRecipient; Rejected; NotAContact; RateLimited; StoreUnavailable when the recipient cannot
+    be looked up.
     """
     now = from_ms(services.now_ms())
     faults = Faults()
     check_not_too_far(request, now, faults)
     faults.raise_if_any()
-    recipient = None
+    recipient, record = None, None
     if request.to_agent_id is not None:
-        recipient = await services.agents.recipient(request.to_agent_id)
+        recipient, record = await admission.addressed(services, request.to_agent_id)
     message_id = request.id.lower() if request.id is not None else new_id()
     origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
-    if request.reply_to is not None:
-        await _inherit(services, origin, request.reply_to.lower())
+    reply_to = None if request.reply_to is None else request.reply_to.lower()
+    answered = None if reply_to is None else await _inherit(services, origin, reply_to)
+    if record is not None:
+        await admission.admit(
+            services,
+            sender,
+            record,
+            message_type=request.message_type,
+            reply_to_row=answered,
+            reply_to=reply_to,
+        )
     return envelope_of(request, origin)
 
 
@@ -201,15 +212,17 @@ async def _sent_before(services: Services, request: SendRequest, sender: str | N
     return row
 
 
-async def _inherit(services: Services, origin: Origin, reply_to: str) -> None:
-    """Take root and hop from the message answered; one that is not recorded (yet) counts as a root itself."""
+async def _inherit(services: Services, origin: Origin, reply_to: str) -> MessageView | None:
+    """Take root and hop from the message answered, and return it; one that is not recorded (yet) counts as a
+    root itself."""
     origin.root_id, origin.hop = reply_to, 1
     try:
         answered = await stored_messages.get(services.pool, reply_to)
     except StoreUnavailable:
-        return
+        return None
     if answered is not None:
         origin.root_id, origin.hop = answered.root_id or answered.id, answered.hop + 1
+    return answered
 
 
 def _reply(services: Services, message: MessageView, status: int) -> Reply:

@@ -2,22 +2,28 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
+from broker.gateway.coordination.arrivals import Arrivals
+from broker.gateway.coordination.contact_book import ContactBook
+from broker.gateway.coordination.sender_names import SenderNames
 from broker.gateway.keyring import Keyring
 from broker.gateway.known_agents import KnownAgents
 from broker.gateway.signs_of_life import SignsOfLife
 from broker.gateway.waiting import Waiters
 from broker.settings import Settings
 from broker.store.pool import Pool
+from broker.streams.allowances import Allowances
 from broker.streams.ingress import Publisher
+from broker.streams.keys import CONTACTS_CHANGED, RECORDED
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
 from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.presence import Presence
 from broker.streams.registry import Registry
-from schema.errors import StreamsUnavailable
+from schema.errors import StreamsUnavailable, Unavailable
 from schema.message import Envelope
 
 BUFFERED: Final = "buffered"
@@ -54,12 +60,18 @@ class Services:
         self.link = Link(settings.redis_url, name=f"gateway-{gateway_id}")
         self.publisher = Publisher(settings.redis_url, shards=settings.shards, name=f"gateway-{gateway_id}")
         self.presence = Presence(self.link, shards=settings.shards)
+        self.allowances = Allowances(self.link, shards=settings.shards)
         self.mailboxes = Mailboxes(self.link, shards=settings.shards)
         self.registry = Registry(self.link)
         self.waiters = Waiters()
         self.notices = Notices(settings.redis_url)
         hear_receipts(self.notices, gateway_id=gateway_id, on_receipts=self.waiters.on_receipts)
+        self.arrivals = Arrivals()
+        self.notices.on(RECORDED, self.arrivals.on_recorded)
+        self.sender_names = SenderNames(pool)
         self.agents = KnownAgents(pool, settings.redis_url)
+        self.contacts = ContactBook(pool, self.link)
+        self.notices.on(CONTACTS_CHANGED, self.contacts.on_word)
         self.keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
         self.signs_of_life = SignsOfLife(self.presence)
 
@@ -71,6 +83,12 @@ class Services:
             await self.publisher.publish(envelopes[0], waiter=waiter)
         else:
             await self.publisher.publish_many(envelopes, waiter=waiter)
+
+    async def announce(self, agent_id: str) -> None:
+        """Tell every process with a directory that an agent changed, where Redis can be reached. The row is
+        written already: a failure here must not look like one of that."""
+        with suppress(Unavailable):
+            await self.registry.announce(agent_id)
 
     async def close(self) -> None:
         """Close the connections to Redis; the pool belongs to whoever opened it."""

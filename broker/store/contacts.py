@@ -114,7 +114,7 @@ async def with_rates(pool: Pool, limit: int) -> list[str]:
 
 
 async def list_page(pool: Pool, wanted: ContactFilter) -> Page[ListedContact]:
-    """Return a page in the order contacts began. Raises: StoreUnavailable, Rejected (a cursor that is none)."""
+    """Return a page in the order contacts began. Raises: StoreUnavailable; Rejected for a bad cursor."""
     start = _START if wanted.cursor is None else position_of(wanted.cursor, _Position)
     rows = await pool.fetch(
         _LIST,
@@ -129,7 +129,9 @@ async def list_page(pool: Pool, wanted: ContactFilter) -> Page[ListedContact]:
     if len(rows) <= wanted.limit or not items:
         return Page(items)
     last = items[-1].contact
-    return Page(items, cursor_of(_Position(rows[wanted.limit - 1]["created_at"], last.agent_id, last.peer_id)))
+    return Page(
+        items, cursor_of(_Position(rows[wanted.limit - 1]["created_at"], last.agent_id, last.peer_id))
+    )
 
 
 def _contact(row: asyncpg.Record) -> Contact:

@@ -60,6 +60,8 @@ SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = ("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions")
 PUBLISH_DOORS: Final = ("http", "batch", "native")
+REFUSALS: Final = ("not_a_contact", "closed", "rate_limited", "store_away")
+PRESENCE_STATES: Final = ("online", "away", "gone")
 
 # --- messages -------------------------------------------------------------------------------------
 MESSAGES: Final = Counter(
@@ -74,6 +76,9 @@ PUBLISH_TO_DELIVERED: Final = Histogram(
 )
 PUBLISHED: Final = Counter(
     "published_messages", "Messages accepted, by how they came in.", {"door": PUBLISH_DOORS}
+)
+REFUSED: Final = Counter(
+    "refused_messages", "Messages that their recipient does not take from their sender.", {"reason": REFUSALS}
 )
 
 # --- delivery -------------------------------------------------------------------------------------
@@ -107,6 +112,9 @@ LEASES_HELD: Final = Gauge("leases_held", "Shards this process owns.", {"trade":
 FENCED: Final = Counter("fenced_calls", "Calls refused because the shard had a new owner.", {"trade": TRADES})
 AGENTS_KNOWN: Final = Gauge("agents_known", "Agents in this process's directory.")
 AGENTS_ONLINE: Final = Gauge("agents_online", "Agents heard of within the online window.")
+PRESENCE_CHANGES: Final = Counter(
+    "presence_changes", "Changes of presence told, by the new state.", {"state": PRESENCE_STATES}
+)
 
 # --- stores ---------------------------------------------------------------------------------------
 SCRIPT_SECONDS: Final = Histogram(

@@ -12,7 +12,9 @@ from schema.errors import (
     AgentMismatch,
     Conflict,
     IllegalTransition,
+    NotAContact,
     NotFound,
+    RateLimited,
     StoreUnavailable,
     StreamsFull,
     StreamsUnavailable,
@@ -35,7 +37,7 @@ MESSAGES: Final = (
         check_query=messages.check_wait,
         replies={201: MessageView, 202: MessageView},
         errors=(
-            *(AgentMismatch, UnknownRecipient, Conflict),
+            *(AgentMismatch, UnknownRecipient, Conflict, NotAContact, RateLimited),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
         handler=messages.send,
