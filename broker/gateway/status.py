@@ -6,7 +6,7 @@ gateway, are told. Both are only for speed: a failure there changes nothing abou
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,7 @@ from broker.gateway.call import Call, NoQuery, Principal, Reply
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.store import messages as stored_messages
+from broker.store.messages import TransitionOutcome
 from broker.streams import notifications
 from schema.errors import AgentMismatch, NotFound, Unavailable
 from schema.ids import is_id
@@ -47,7 +48,7 @@ async def change_status(call: Call[StatusChange, NoQuery]) -> Reply:
     does not allow is 409."""
     services, request = call.services, call.body
     wanted = _SETTABLE[request.status]
-    message = await _existing(call)
+    message = await recorded_message(call)
     _check_role(call.principal, message, wanted)
     outcome = await stored_messages.transition(
         services.pool,
@@ -57,28 +58,51 @@ async def change_status(call: Call[StatusChange, NoQuery]) -> Reply:
         reason=request.reason,
         now_ms=services.now_ms(),
     )
-    await _tell(services, outcome.view, outcome.mailbox_entry, wanted)
+    await tell_change(services, outcome, wanted)
     return Reply(body=outcome.view)
+
+
+async def recorded_message(call: Call[Any, Any]) -> MessageView:  # any body, any query
+    """Return the message in the path, giving the recorder time to write one that was only just delivered.
+
+    Raises: NotFound, also for a foreign one.
+    """
+    message_id = call.path["message_id"].lower()
+    if not is_id(message_id):
+        raise NotFound("no such message")
+    row = await row_within(call.services, message_id, within_ms=ROW_WAIT_MS)
+    return require_visible(call.principal, row)
+
+
+async def row_within(services: Services, message_id: str, *, within_ms: int) -> MessageView | None:
+    """Return a message that may be recorded at this moment; None when it is not there by then, or when the
+    gateway drains. Raises: StoreUnavailable."""
+    pause_ms, waited_ms = ROW_LOOK_MS, 0
+    while (row := await stored_messages.get(services.pool, message_id)) is None:
+        if waited_ms >= within_ms or services.draining:
+            break
+        await asyncio.sleep(pause_ms / 1000)
+        waited_ms += pause_ms
+        pause_ms *= 2
+    return row
+
+
+async def tell_change(services: Services, outcome: TransitionOutcome, wanted: Status) -> None:
+    """Drop the mailbox copy and wake who waits. Without Redis the row still says it all: the copy is dropped
+    when it is next looked at, waiters look by themselves."""
+    view, entry = outcome.view, outcome.mailbox_entry
+    receipt = Receipt(view.id, _RECEIPTS.get(wanted, "ended"))
+    try:
+        if entry is not None and view.to_agent_id is not None:
+            await services.mailboxes.discard(view.to_agent_id, lane_of(view.priority), entry)
+        await notifications.publish(await services.link.get(), [(notifications.EVERY_GATEWAY, receipt)])
+    except Unavailable:
+        return
 
 
 def _given(result: msgspec.Raw) -> bytes | None:
     raw = bytes(result)
     return None if raw == b"null" else raw
-
-
-async def _existing(call: Call[StatusChange, NoQuery]) -> MessageView:
-    """Return the message, giving the recorder time to write one that was only just delivered."""
-    message_id = call.path["message_id"].lower()
-    if not is_id(message_id):
-        raise NotFound("no such message")
-    pause_ms, waited_ms = ROW_LOOK_MS, 0
-    while (row := await stored_messages.get(call.services.pool, message_id)) is None:
-        if waited_ms >= ROW_WAIT_MS or call.services.draining:
-            break
-        await asyncio.sleep(pause_ms / 1000)
-        waited_ms += pause_ms
-        pause_ms *= 2
-    return require_visible(call.principal, row)
 
 
 def _check_role(principal: Principal, message: MessageView, wanted: Status) -> None:
@@ -89,15 +113,3 @@ def _check_role(principal: Principal, message: MessageView, wanted: Status) -> N
     if principal.agent_id != side:
         who = "sender" if wanted in BY_SENDER else "recipient"
         raise AgentMismatch(f"only the {who} may set {wanted.value}")
-
-
-async def _tell(services: Services, view: MessageView, mailbox_entry: str | None, wanted: Status) -> None:
-    """Drop the mailbox copy and wake who waits. Without Redis the row still says it all: the copy is dropped
-    when it is next looked at, waiters look by themselves."""
-    receipt = Receipt(view.id, _RECEIPTS.get(wanted, "ended"))
-    try:
-        if mailbox_entry is not None and view.to_agent_id is not None:
-            await services.mailboxes.discard(view.to_agent_id, lane_of(view.priority), mailbox_entry)
-        await notifications.publish(await services.link.get(), [(notifications.EVERY_GATEWAY, receipt)])
-    except Unavailable:
-        return

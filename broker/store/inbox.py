@@ -27,6 +27,7 @@ _PENDING_OF_TYPE: Final = load("inbox_pending_of_type")
 _COUNT_PENDING: Final = load("inbox_count_pending")
 _COUNT_PENDING_OF_TYPE: Final = load("inbox_count_pending_of_type")
 _COUNT: Final = load("inbox_count")
+_NAMES: Final = load("agent_names")
 
 
 class InboxFilter(Struct, kw_only=True, frozen=True):
@@ -86,6 +87,11 @@ async def total(
     assert row is not None
     # Of what was looked at; by type no index counts what has been read, so there may be more further on.
     return Total(min(row["total"], counted_max), is_lower_bound=row["looked_at"] > counted_max)
+
+
+async def sender_names(pool: Pool, ids: list[str]) -> dict[str, str]:
+    """Return the names of those of the agents that are registered, or were. Raises: StoreUnavailable."""
+    return {str(row["id"]): row["name"] for row in await pool.fetch(_NAMES, ids)}
 
 
 async def _pending_page(pool: Pool, wanted: InboxFilter, now: datetime) -> Page[MessageView]:
