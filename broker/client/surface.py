@@ -2,8 +2,12 @@
 
 from broker.client.subject import ShellT, Subject
 from broker.client.subjects.agents import Agents
+from broker.client.subjects.contacts import Contacts
+from broker.client.subjects.inbox import Inbox
 from broker.client.subjects.messages import Messages
+from broker.client.subjects.presence import Presence
 from broker.client.subjects.system import System
+from broker.client.subjects.work_orders import WorkOrders
 
 
 class Surface(Subject[ShellT]):
@@ -24,4 +28,8 @@ class Surface(Subject[ShellT]):
         super().__init__(shell)
         self.agents: Agents[ShellT] = Agents(shell)
         self.messages: Messages[ShellT] = Messages(shell)
+        self.inbox: Inbox[ShellT] = Inbox(shell)
+        self.presence: Presence[ShellT] = Presence(shell)
+        self.contacts: Contacts[ShellT] = Contacts(shell)
+        self.work_orders: WorkOrders[ShellT] = WorkOrders(shell)
         self.system: System[ShellT] = System(shell)

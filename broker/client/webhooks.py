@@ -1,8 +1,8 @@
 """Webhooks as an agent receives them: the signature checked, the answer put as the broker reads it.
 
-`verify` alone is for frameworks of one's own; `WebhookApp` is a whole ASGI 3 application for one endpoint, to be
-mounted anywhere or served by itself. It answers 401 to what is not signed with one of the secrets, or too long
-ago, and 503 with `Retry-After` to what shall come again.
+`verify` alone is for frameworks of one's own; `WebhookApp` is a whole ASGI 3 application for one endpoint, to
+be mounted anywhere or served by itself. It answers 401 to what is not signed with one of the secrets, or too
+long ago, and 503 with `Retry-After` to what shall come again.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -121,7 +121,7 @@ async def _read(receive: Receive) -> bytes | None:
             return None
         body += event.get("body", b"")
         if not event.get("more_body", False):
-            return body
+            return bytes(body)
     return None
 
 
