@@ -185,3 +185,23 @@ INBOX_WAITERS_MAX: Final = 10_000
 RECORDED_AGENTS_MAX: Final = 4_096
 """Agents named in one word of record (a batch rarely has a quarter of that); the others' polls look by
 themselves before long."""
+
+# --- statistics -----------------------------------------------------------------------------------
+STATISTICS_WORDS_MAX: Final = 500
+"""Message types, and reasons, that are counted one by one; agents make them up. The rest is `other`."""
+STATISTICS_UNFOLDED_READ_MAX: Final = 200_000
+"""Changes not folded yet that a reader adds (a second's work): beyond, the reply says it is not complete."""
+STATISTICS_MINUTES: Final = 60
+"""Points of the throughput: the current minute and those before it."""
+STATISTICS_MINUTES_KEPT_MS: Final = 2 * 3600 * 1000
+
+# --- dead letters ---------------------------------------------------------------------------------
+REPLAY_MESSAGES_MAX: Final = 100
+"""Messages replayed by one call; it says whether there are more."""
+REPLAY_AGE_MS_MAX: Final = 29 * 24 * 3600 * 1000
+"""Older messages are not replayed: routers believe no creation time more than 30 days old."""
+
+# --- idempotency ----------------------------------------------------------------------------------
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
+"""A key is remembered for this long; then it is free again."""
