@@ -98,10 +98,18 @@ def _responder(services: Services, operation: Operation) -> Responder:
             authorize(principal, scope)
             if principal.agent_id is not None:
                 services.signs_of_life.hear(principal.agent_id)
+                services.key_use.note(principal.key_id, now_ms=services.now_ms())
         query = queries.read(req.params)
         body = await read_body(req)
-        claimed = req.get_header("X-Agent-Id")
-        call = Call(services, principal, path, query=query, body=body, claimed_agent=claimed)
+        call = Call(
+            services,
+            principal,
+            path,
+            query=query,
+            body=body,
+            claimed_agent=req.get_header("X-Agent-Id"),
+            idempotency_key=req.get_header("Idempotency-Key"),
+        )
         return await handler(call)
 
     async def respond(req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
@@ -129,7 +137,8 @@ def _body_reader(operation: Operation) -> Callable[[falcon.asgi.Request], Awaita
     reader: BodyReader[Any] = BodyReader(operation.body, operation.check)  # the operation's own type
 
     async def read(req: falcon.asgi.Request) -> Any:  # the operation's own type
-        return reader.read(await _receive(req, bytes_max))
+        raw = await _receive(req, bytes_max)
+        return reader.read(raw or b"{}" if operation.optional_body else raw)
 
     return read
 

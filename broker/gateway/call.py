@@ -57,9 +57,10 @@ class NoQuery(Struct):
 
 
 class Call(Generic[BodyT, QueryT]):
-    """One authorised request. `claimed_agent` is the `X-Agent-Id` header: a claim, not an identity."""
+    """One authorised request. `claimed_agent` is the `X-Agent-Id` header: a claim, not an identity.
+    `idempotency_key`: the header of that name, unchecked; see `broker.gateway.idempotency`."""
 
-    __slots__ = ("body", "claimed_agent", "path", "principal", "query", "services")
+    __slots__ = ("body", "claimed_agent", "idempotency_key", "path", "principal", "query", "services")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Call(Generic[BodyT, QueryT]):
         query: QueryT,
         body: BodyT,
         claimed_agent: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         self.services = services
         self.principal = principal
@@ -77,6 +79,7 @@ class Call(Generic[BodyT, QueryT]):
         self.query = query
         self.body = body
         self.claimed_agent = claimed_agent
+        self.idempotency_key = idempotency_key
 
 
 class Reply(Struct, gc=False):

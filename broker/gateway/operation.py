@@ -34,12 +34,14 @@ class Operation(Struct, kw_only=True, frozen=True):
     scope: Scope | None
     body: Any = None  # a Struct type, a generic of one, or None
     raw_body: bool = False
+    optional_body: bool = False  # none at all means `{}`
     check: Check[Any] | None = None  # of the type in `body`
     body_bytes_max: int = limits.MESSAGE_BYTES_MAX
     query: type[Struct] = NoQuery
     check_query: Check[Any] | None = None  # of the type in `query`
     errors: tuple[type[BrokerError], ...] = (Rejected, StoreUnavailable)
     media_type: str = "application/json"
+    idempotent_by_key: bool = False  # takes an Idempotency-Key
 
     @property
     def path_parameters(self) -> list[str]:
