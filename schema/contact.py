@@ -23,7 +23,7 @@ class Contact(Struct, kw_only=True, frozen=True):
     """One request and its answer. `agent_id` was asked by `peer_id` and decides.
 
     Accepted, both may write to each other; `rate_per_minute` bounds the peer only (None: no bound).
-    `expires_ms` None: for good. `message_id`: the last request; `response_id`: what told the answer.
+    `expires_ms` None: for good. `message_id`: the last request.
     """
 
     agent_id: str
@@ -34,7 +34,6 @@ class Contact(Struct, kw_only=True, frozen=True):
     rate_per_minute: int | None = None
     expires_ms: int | None = None
     reason: str | None = None
-    response_id: str | None = None
     decided_ms: int | None = None
 
 

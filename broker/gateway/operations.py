@@ -7,9 +7,11 @@ the module of its subject, name its types, add a row to the subject's module in 
 from typing import Final
 
 from broker.gateway.contract.agents import AGENTS
+from broker.gateway.contract.contacts import CONTACTS
 from broker.gateway.contract.inbox import INBOX
 from broker.gateway.contract.messages import MESSAGES
 from broker.gateway.contract.operators import OPERATORS
+from broker.gateway.contract.presence import PRESENCE
 from broker.gateway.operation import Operation
 
-OPERATIONS: Final[tuple[Operation, ...]] = (*AGENTS, *MESSAGES, *INBOX, *OPERATORS)
+OPERATIONS: Final[tuple[Operation, ...]] = (*AGENTS, *MESSAGES, *INBOX, *PRESENCE, *CONTACTS, *OPERATORS)

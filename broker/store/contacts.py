@@ -4,6 +4,7 @@ Every change is one guarded statement, so that of an agent that asks again and o
 moment neither undoes what the other was told.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -12,12 +13,14 @@ import asyncpg
 from msgspec import Struct
 
 from broker.core.contacts import Standing
+from broker.store import outbox
 from broker.store.page import Page, cursor_of, position_of
 from broker.store.pool import Pool
 from broker.store.statements import load
 from schema.contact import Contact, ContactStatus
 from schema.errors import NotFound
 from schema.limits import PAGE_ROWS_DEFAULT
+from schema.message import Envelope
 from schema.times import from_ms, to_ms
 
 _BETWEEN: Final = load("contacts_between")
@@ -45,10 +48,9 @@ class ListedContact(Struct, frozen=True):
 
 
 class Decision(Struct, kw_only=True, frozen=True):
-    """What an agent answers. `response_id`: the message that will tell it, if it is news."""
+    """What an agent answers."""
 
     status: ContactStatus
-    response_id: str
     rate_per_minute: int | None = None
     expires_ms: int | None = None
     reason: str | None = None
@@ -73,33 +75,51 @@ async def standing(pool: Pool, *, recipient: str, sender: str) -> Standing:
     )
 
 
-async def ask(pool: Pool, *, recipient: str, sender: str, message_id: str, now_ms: int) -> None:
-    """Open a request, or open it again; a contact that holds is left alone. Raises: StoreUnavailable."""
-    await pool.execute(_ASK, recipient, sender, message_id, from_ms(now_ms))
+async def ask(pool: Pool, request: Envelope, *, now_ms: int) -> None:
+    """Open a request, or open it again, with its message in the outbox; a contact that holds is left alone.
+
+    Raises: StoreUnavailable.
+    """
+    async with pool.transaction() as connection:
+        args = (request.to_agent_id, request.from_agent_id, request.id, from_ms(now_ms))
+        await connection.execute(_ASK, *args)
+        await outbox.add(connection, request)
 
 
-async def decide(pool: Pool, *, agent_id: str, peer_id: str, decision: Decision, now_ms: int) -> Contact:
-    """Answer a request, also one answered before; the same answer again changes nothing.
+async def decide(
+    pool: Pool,
+    *,
+    agent_id: str,
+    peer_id: str,
+    decision: Decision,
+    now_ms: int,
+    tell: Callable[[Contact], Envelope],
+) -> tuple[Contact, Envelope | None]:
+    """Answer a request, also one answered before, and put word of it into the outbox.
 
+    The same answer again changes nothing and tells nobody. `tell`: makes the word.
     Raises: NotFound when the peer has never asked, StoreUnavailable.
     """
-    row = await pool.fetch_row(
-        _DECIDE,
-        agent_id,
-        peer_id,
-        decision.status.value,
-        decision.rate_per_minute,
-        _moment(decision.expires_ms),
-        decision.reason,
-        decision.response_id,
-        from_ms(now_ms),
-    )
-    if row is not None:
-        return _contact(row)
+    async with pool.transaction() as connection:
+        row = await connection.fetchrow(
+            _DECIDE,
+            agent_id,
+            peer_id,
+            decision.status.value,
+            decision.rate_per_minute,
+            _moment(decision.expires_ms),
+            decision.reason,
+            from_ms(now_ms),
+        )
+        if row is not None:
+            contact = _contact(row)
+            word = tell(contact)
+            await outbox.add(connection, word)
+            return contact, word
     unchanged = (await standing(pool, recipient=agent_id, sender=peer_id)).answered
     if unchanged is None:
         raise NotFound("this agent has not asked to be a contact")
-    return unchanged
+    return unchanged, None
 
 
 async def end(pool: Pool, *, agent_id: str, peer_id: str) -> bool:
@@ -143,7 +163,6 @@ def _contact(row: asyncpg.Record) -> Contact:
         expires_ms=_milliseconds(row["expires_at"]),
         reason=row["reason"],
         message_id=str(row["message_id"]),
-        response_id=None if row["response_id"] is None else str(row["response_id"]),
         created_ms=to_ms(row["created_at"]),
         decided_ms=_milliseconds(row["decided_at"]),
     )

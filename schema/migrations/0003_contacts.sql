@@ -10,7 +10,6 @@ CREATE TABLE contacts (
     expires_at timestamptz,
     reason text,
     message_id uuid NOT NULL,
-    response_id uuid,
     created_at timestamptz NOT NULL,
     decided_at timestamptz,
     PRIMARY KEY (agent_id, peer_id),
@@ -20,7 +19,6 @@ COMMENT ON COLUMN contacts.agent_id IS 'who was asked, and decides';
 COMMENT ON COLUMN contacts.peer_id IS 'who asked';
 COMMENT ON COLUMN contacts.rate_per_minute IS 'messages the peer may send to the agent; null: any number';
 COMMENT ON COLUMN contacts.message_id IS 'the last request';
-COMMENT ON COLUMN contacts.response_id IS 'the message that tells the peer of the decision';
 
 -- Lists of an agent's contacts, in both directions, in the order they began.
 CREATE INDEX contacts_incoming ON contacts (agent_id, created_at, peer_id);

@@ -3,5 +3,5 @@ INSERT INTO contacts (agent_id, peer_id, message_id, created_at)
 VALUES ($1, $2, $3, $4)
 ON CONFLICT (agent_id, peer_id) DO UPDATE SET
     status = 'pending', message_id = excluded.message_id, rate_per_minute = NULL, expires_at = NULL, reason = NULL,
-    response_id = NULL, decided_at = NULL
+    decided_at = NULL
 WHERE contacts.status <> 'accepted' OR contacts.expires_at <= $4

@@ -1,0 +1,76 @@
+"""Rows of the contract: presence and pings."""
+
+from typing import Final
+
+from broker.gateway.call import Scope
+from broker.gateway.coordination import pings, presence
+from broker.gateway.operation import Operation
+from schema.errors import (
+    AgentMismatch,
+    NotAContact,
+    NotFound,
+    RateLimited,
+    Rejected,
+    StoreUnavailable,
+    StreamsFull,
+    StreamsUnavailable,
+    UnknownRecipient,
+)
+from schema.presence import PingReply, PingRequest, PresenceUpdate, PresenceView, SignOfLife
+
+PRESENCE: Final = (
+    Operation(
+        name="sendHeartbeat",
+        method="POST",
+        path="/api/v1/messaging/heartbeat",
+        summary="Say that the agent is there",
+        tag="Presence",
+        scope=Scope.HEARTBEAT,
+        query=presence.CallerQuery,
+        replies={200: SignOfLife},
+        errors=(AgentMismatch, Rejected, StreamsUnavailable, StreamsFull, StoreUnavailable),
+        handler=presence.heartbeat,
+    ),
+    Operation(
+        name="changePresence",
+        method="PUT",
+        path="/api/v1/messaging/presence",
+        summary="Say how the agent is",
+        tag="Presence",
+        scope=Scope.HEARTBEAT,
+        body=PresenceUpdate,
+        check=presence.check_update,
+        query=presence.CallerQuery,
+        replies={200: PresenceView},
+        errors=(AgentMismatch, NotFound, StreamsUnavailable, StreamsFull, StoreUnavailable),
+        handler=presence.change,
+    ),
+    Operation(
+        name="showPresence",
+        method="GET",
+        path="/api/v1/messaging/presence/{agent_id}",
+        summary="Show whether an agent is there",
+        tag="Presence",
+        scope=Scope.AGENTS_READ,
+        replies={200: PresenceView},
+        errors=(NotFound, StoreUnavailable),
+        handler=presence.show,
+    ),
+    Operation(
+        name="pingAgent",
+        method="POST",
+        path="/api/v1/messaging/ping",
+        summary="Let an agent know that it is wanted",
+        tag="Presence",
+        scope=Scope.MESSAGES_SEND,
+        body=PingRequest,
+        check=pings.check_ping,
+        query=pings.SenderQuery,
+        replies={200: PingReply},
+        errors=(
+            *(AgentMismatch, UnknownRecipient, NotAContact, RateLimited),
+            *(StreamsUnavailable, StreamsFull, StoreUnavailable),
+        ),
+        handler=pings.ping,
+    ),
+)
