@@ -59,6 +59,13 @@ QUEUES: Final = ("ingress", "mailbox", "due", "later", "parked", "ledger", "memo
 SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = ("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions")
+WORK_ORDER_ACTIONS: Final = (
+    *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),
+)
+WORK_ORDER_OUTCOMES: Final = (
+    *("done", "not_found", "agent_mismatch", "conflict", "illegal_transition", "lease_lost", "at_capacity"),
+    "not_accepting",
+)
 PUBLISH_DOORS: Final = ("http", "batch", "native")
 REFUSALS: Final = ("not_a_contact", "closed", "rate_limited", "store_away")
 PRESENCE_STATES: Final = ("online", "away", "gone")
@@ -136,6 +143,15 @@ HTTP_SECONDS: Final = Histogram(
     "http_seconds", "Requests by operation.", {"operation": None}, bounds=FAST_SECONDS
 )
 WAITERS: Final = Gauge("waiting_requests", "Requests that wait for a receipt.")
+
+# --- work orders ----------------------------------------------------------------------------------
+WORK_ORDERS: Final = Counter(
+    "work_order_actions",
+    "What was done to work orders, or refused and why.",
+    {"action": WORK_ORDER_ACTIONS, "outcome": WORK_ORDER_OUTCOMES},
+)
+OUTBOX_MESSAGES: Final = Gauge("outbox_messages", "Messages in the outbox: committed, perhaps unpublished.")
+OUTBOX_AGE_SECONDS: Final = Gauge("outbox_age_seconds", "Age of the oldest message in the outbox.")
 
 # --- processes ------------------------------------------------------------------------------------
 BUILD: Final = Gauge("build_info", "Always 1; the label says which version runs.", {"version": None})
