@@ -86,8 +86,20 @@ class UnsupportedMedia(Rejected):
     status = 415
 
 
+class IdempotencyMismatch(Rejected):
+    """The key came with another request before."""
+
+    code = "idempotency_mismatch"
+
+
 class UnknownRecipient(Rejected):
     code = "unknown_recipient"
+
+
+class RecipientDisabled(Rejected):
+    """The recipient takes nothing: an operator, the broker or its own departure has switched it off."""
+
+    code = "recipient_disabled"
 
 
 class AddressDenied(Rejected):
@@ -114,6 +126,12 @@ class Conflict(BrokerError):
 
 class NameTaken(Conflict):
     code = "name_taken"
+
+
+class TooManyKeys(Conflict):
+    """The agent has as many keys that work as it may."""
+
+    code = "too_many_keys"
 
 
 class IllegalTransition(Conflict):

@@ -58,7 +58,10 @@ LANES: Final = ("high", "normal", "low")
 QUEUES: Final = ("ingress", "mailbox", "due", "later", "parked", "ledger", "memory")
 SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
-KEEPER_JOBS: Final = ("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions")
+KEEPER_JOBS: Final = (
+    *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
+    *("statistics", "idempotency"),
+)
 WORK_ORDER_ACTIONS: Final = (
     *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),
 )
@@ -141,6 +144,14 @@ HTTP_REQUESTS: Final = Counter(
 )
 HTTP_SECONDS: Final = Histogram(
     "http_seconds", "Requests by operation.", {"operation": None}, bounds=FAST_SECONDS
+)
+IDEMPOTENT: Final = Counter(
+    "idempotent_requests",
+    "Requests with an Idempotency-Key, by what it came to.",
+    {"outcome": ("first", "replayed", "mismatched")},
+)
+DEAD_LETTERS_REPLAYED: Final = Counter(
+    "dead_letters_replayed", "Dead letters asked to be replayed.", {"outcome": ("replayed", "skipped")}
 )
 WAITERS: Final = Gauge("waiting_requests", "Requests that wait for a receipt.")
 

@@ -19,12 +19,15 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError, Fenced
 from workers.keeping.board import Board
+from workers.keeping.comings import Comings
 from workers.keeping.days import Days
 from workers.keeping.depths import DepthGauge
 from workers.keeping.heartbeats import Heartbeats
+from workers.keeping.idempotency import IdempotencyKeys
 from workers.keeping.presence import PresenceFollower
 from workers.keeping.schedule import Schedule
 from workers.keeping.silence import Silence
+from workers.keeping.statistics import Statistics
 
 BACKOFF_S: Final = 0.2
 BACKOFF_S_MAX: Final = 5.0
@@ -60,6 +63,7 @@ class KeptShard:
             keys,
             self._heartbeats,
             Silence(keys.presence, shard=lease.shard, silent_after_ms=house.silent_after_ms),
+            Comings(shard=lease.shard, online_ms=house.online_ms, silent_after_ms=house.silent_after_ms),
             online_ms=house.online_ms,
             now_ms=house.now_ms,
             board=house.board,
@@ -99,6 +103,11 @@ class KeptShard:
             if shard == DEPLOYMENT_SHARD:
                 days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(days.run())
+                statistics = Statistics(
+                    house.pool, retention_days=house.retention_days, now_ms=house.now_ms
+                )
+                group.create_task(statistics.run())
+                group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
 
     def _report(self, group: BaseExceptionGroup[BrokerError]) -> None:
         if group.subgroup(Fenced) is not None:
