@@ -69,6 +69,7 @@ class Reason(Enum):
     POISON = "poison"
     SENDER_NOT_ALLOWED = "sender_not_allowed"
     RECIPIENT_DISABLED = "recipient_disabled"
+    RECIPIENT_DELETED = "recipient_deleted"
 
 
 AgentRef = Annotated[str, Meta(min_length=1, max_length=AGENT_NAME_CHARS_MAX)]
@@ -160,6 +161,8 @@ class MessageView(Struct, kw_only=True):
     next_attempt_at: datetime | None = None
     durability: str | UnsetType = UNSET
     """Only in replies to publishers, and only where the deployment does not sync: `buffered`."""
+    reply: "MessageView | UnsetType | None" = UNSET
+    """Only for publishers that wait for one: the reply to this message, null where there is none."""
 
 
 class StatusChange(Struct, kw_only=True):

@@ -8,10 +8,13 @@ from msgspec import UNSET, Raw, Struct
 from broker.gateway.access import acting_agent, require_visible
 from broker.gateway.call import Call, NoQuery, Reply
 from broker.gateway.coordination import admission
+from broker.gateway.idempotency import once
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
+from broker.gateway.reply_waiting import Question, wait_for_reply
 from broker.gateway.sending import Origin, check_not_too_far, envelope_of
 from broker.gateway.services import Services
+from broker.gateway.status import row_within
 from broker.gateway.waiting import Rung, wait_for_row
 from broker.store import attempts as stored_attempts
 from broker.store import messages as stored_messages
@@ -21,11 +24,15 @@ from schema import limits
 from schema.errors import AgentMismatch, Conflict, NotFound, StoreUnavailable
 from schema.http import RouteView
 from schema.ids import is_id, made_ms, new_id
+from schema.ledger import Receipt
 from schema.message import Envelope, MessageView, SendRequest, Status
-from schema.times import from_ms
+from schema.times import from_ms, to_ms
 
 PUBLISHED: Final = metrics.PUBLISHED.child(door="http")
 _STATUSES: Final = tuple(status.value for status in Status)
+REPLY: Final = "reply"
+ANSWERED_ROW_WAIT_MS: Final = 150
+"""How long the message that a new one answers may be missing before it counts as unknown."""
 _RUNGS: Final = {rung.name.lower(): rung for rung in Rung}
 _LIST_FIELDS: Final = ("to_agent_id", "from_agent_id", "conversation_id", "status", "message_type")
 
@@ -33,7 +40,7 @@ _LIST_FIELDS: Final = ("to_agent_id", "from_agent_id", "conversation_id", "statu
 class SendQuery(Struct):
     """Query of `POST /api/messages`."""
 
-    wait: Literal["accepted", "recorded", "delivered", "processed"] = "recorded"
+    wait: Literal["accepted", "recorded", "delivered", "processed", "reply"] = "recorded"
     timeout_ms: int = limits.WAIT_MS_DEFAULT
     from_agent_id: str | None = None
 
@@ -70,12 +77,29 @@ async def send(call: Call[SendRequest, SendQuery]) -> Reply:
     201 tells how far it got: `wait` says which rung to wait for (`recorded` unless told otherwise), for
     `timeout_ms` at most; running out of time is no error. With `wait=accepted` the reply is 202, as soon as
     the message is on disk. A message sent again under its own `id` is sent once.
+
+    With `wait=reply` the message comes back with its `reply`: the first message its recipient sends with this
+    one's id in `reply_to`, or answers a push with. `reply` is null when time ran out, and when there will be
+    none: `status`, `result` and `status_reason` say how the message ended. An agent that pulls gets its reply
+    this way and not again in its inbox. Where nobody is named as sender there is nobody to send a reply to:
+    what the recipient answers a push with is then the message's `result`.
     """
+    sender = await acting_agent(call, call.body.from_agent_id, call.query.from_agent_id)
+    return await once(call, "sendMessage", sender, lambda message_id: _send(call, sender, message_id))
+
+
+async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_id: str | None) -> Reply:
+    """Send under this id, unless the sender has chosen one itself."""
     services, query = call.services, call.query
-    sender = await acting_agent(call, call.body.from_agent_id, query.from_agent_id)
+    if call.body.id is None:
+        call.body.id = message_id
     if (earlier := await _sent_before(services, call.body, sender)) is not None:
+        if query.wait == REPLY:
+            earlier = await _answered(services, earlier, query.timeout_ms)
         return _reply(services, earlier, 201)
-    envelope = await accept(services, call.body, sender)
+    envelope = await accept(services, call.body, sender, answered_within_ms=ANSWERED_ROW_WAIT_MS)
+    if query.wait == REPLY:
+        return _reply(services, await _answered(services, envelope, query.timeout_ms), 201)
     wanted = _RUNGS[query.wait]
     if wanted is Rung.ACCEPTED:
         await services.publish([envelope])
@@ -92,9 +116,12 @@ async def send(call: Call[SendRequest, SendQuery]) -> Reply:
     return _reply(services, row, 201)
 
 
-async def accept(services: Services, request: SendRequest, sender: str | None) -> Envelope:
+async def accept(
+    services: Services, request: SendRequest, sender: str | None, *, answered_within_ms: int = 0
+) -> Envelope:
     """Return the message as it will be published, if its recipient takes it from this sender.
 
+    `answered_within_ms`: how long to wait for the record of the message it answers.
     Raises: UnknownRecipient; Rejected; NotAContact; RateLimited; StoreUnavailable when the recipient cannot
     be looked up.
     """
@@ -108,7 +135,9 @@ async def accept(services: Services, request: SendRequest, sender: str | None) -
     message_id = request.id.lower() if request.id is not None else new_id()
     origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
     reply_to = None if request.reply_to is None else request.reply_to.lower()
-    answered = None if reply_to is None else await _inherit(services, origin, reply_to)
+    answered = (
+        None if reply_to is None else await _inherit(services, origin, reply_to, within_ms=answered_within_ms)
+    )
     if record is not None:
         await admission.admit(
             services,
@@ -128,21 +157,25 @@ async def show(call: Call[None, NoQuery]) -> Reply:
 
 async def list_(call: Call[None, ListMessages]) -> Reply:
     """List messages, ordered by priority and age. An agent's own key sees what it sent or got; without
-    `from_agent_id` and `to_agent_id` that means what it got."""
+    `from_agent_id` and `to_agent_id` that means what it got, and of a conversation both."""
     services, query = call.services, call.query
     sender = await _listed(services, query.from_agent_id)
     recipient = await _listed(services, query.to_agent_id)
-    own = call.principal.agent_id
+    own, party = call.principal.agent_id, None
     if own is not None and own not in (sender, recipient):
         if (sender, recipient) != (None, None):
             raise AgentMismatch("this key belongs to another agent")
-        recipient = own
+        if query.conversation_id is None:
+            recipient = own
+        else:
+            party = own
     page = await stored_messages.list_page(
         services.pool,
         MessageFilter(
             to_agent_id=recipient,
             from_agent_id=sender,
             conversation_id=query.conversation_id,
+            party=party,
             status=None if query.status is None else Status(query.status),
             message_type=query.message_type,
             limit=min(query.limit, limits.PAGE_ROWS_MAX),
@@ -212,16 +245,45 @@ async def _sent_before(services: Services, request: SendRequest, sender: str | N
     return row
 
 
-async def _inherit(services: Services, origin: Origin, reply_to: str) -> MessageView | None:
-    """Take root and hop from the message answered, and return it; one that is not recorded (yet) counts as a
-    root itself."""
+async def _answered(services: Services, message: Envelope | MessageView, timeout_ms: int) -> MessageView:
+    """Publish a message, unless it is one sent before, wait for the reply, and return both.
+
+    Raises: Conflict when another message has its id.
+    """
+    assert message.created_at is not None
+    question = Question(message.id, message.from_agent_id, to_ms(message.created_at))
+    with services.waiters.expect_reply(message.id) as waiter:
+        if isinstance(message, Envelope):
+            await services.publish([message], waiter=services.gateway_id)
+            PUBLISHED.inc()
+        else:
+            waiter.hear(Receipt(message.id, "recorded"))
+        answer = await wait_for_reply(services, waiter, question, timeout_ms=timeout_ms, clock=time.monotonic)
+    row = answer.message
+    if row is None:
+        row = _pending_view(message, waiter.reached) if isinstance(message, Envelope) else message
+    if row.from_agent_id != message.from_agent_id:
+        raise Conflict("another message has this id", field="id")
+    row.reply = answer.reply
+    return row
+
+
+async def _inherit(
+    services: Services, origin: Origin, reply_to: str, *, within_ms: int
+) -> MessageView | None:
+    """Take root, hop and conversation from the message answered, and return it; one that is not recorded by
+    then counts as a root itself."""
     origin.root_id, origin.hop = reply_to, 1
     try:
-        answered = await stored_messages.get(services.pool, reply_to)
+        # An agent may answer a push before the message is recorded.
+        answered = await row_within(services, reply_to, within_ms=within_ms)
     except StoreUnavailable:
         return None
     if answered is not None:
         origin.root_id, origin.hop = answered.root_id or answered.id, answered.hop + 1
+        if origin.from_agent_id in (None, answered.from_agent_id, answered.to_agent_id):
+            # A stranger who has an id is told no more by it.
+            origin.conversation_id = answered.conversation_id
     return answered
 
 

@@ -31,6 +31,8 @@ class Origin(msgspec.Struct, kw_only=True, gc=False):
     now: datetime
     root_id: str | None = None
     hop: int = 0
+    conversation_id: str | None = None
+    """Of the message this one answers; what the request says counts more."""
 
 
 def check_message(request: SendRequest, faults: Faults) -> None:
@@ -74,7 +76,9 @@ def envelope_of(request: SendRequest, origin: Origin) -> Envelope:
         id=origin.id,
         from_agent_id=origin.from_agent_id,
         to_agent_id=origin.to_agent_id,
-        conversation_id=request.conversation_id,
+        conversation_id=origin.conversation_id
+        if request.conversation_id is None
+        else request.conversation_id,
         message_type=request.message_type,
         priority=request.priority,
         content=request.content,

@@ -1,4 +1,5 @@
-"""Waiting for a message to reach a rung: accepted < recorded < delivered < processed.
+"""Waiting for a message to reach a rung: accepted < recorded < delivered < processed. (Waiting for a reply to
+it begins here and goes on in `reply_waiting`.)
 
 A waiter is registered before its message is published, is woken by receipts over pub/sub, and then looks at
 the row, which alone is the truth. Receipts may be lost (pub/sub) or come before the row is committed, so a
@@ -8,7 +9,7 @@ waiter also looks by itself, at intervals that double. A time-out is no error: t
 import asyncio
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from broker.store import messages as stored_messages
 from broker.store.pool import Pool
@@ -58,9 +59,9 @@ class Waiter:
         self.reached = Rung.ACCEPTED
         self._changed = asyncio.Event()
 
-    def hear(self, rung: Rung) -> None:
+    def hear(self, receipt: Receipt) -> None:
         """Note a receipt."""
-        self.reached = max(self.reached, rung)
+        self.reached = max(self.reached, _RECEIPT_RUNGS.get(receipt.rung, Rung.ACCEPTED))
         if self.reached >= self.wanted:
             self._changed.set()
 
@@ -78,6 +79,29 @@ class Waiter:
             pass
 
 
+class ReplyWaiter(Waiter):
+    """One request that waits for a reply to one message. Every receipt is a reason to look: there is a reply,
+    or the message has ended."""
+
+    __slots__ = ()
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id, Rung.PROCESSED)
+
+    def hear(self, receipt: Receipt) -> None:
+        """Note a receipt."""
+        super().hear(receipt)
+        self._changed.set()
+
+    async def heard(self, within_ms: float) -> None:
+        """Wait for a receipt not seen yet, but no longer than this."""
+        await super().heard(within_ms)
+        self._changed.clear()
+
+
+WaiterT = TypeVar("WaiterT", bound=Waiter)
+
+
 class Waiters:
     """The waiters of this gateway, by message. Use as: `with waiters.expect(id, rung) as waiter`."""
 
@@ -90,21 +114,19 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
-    def expect(self, message_id: str, wanted: Rung) -> "_Expectation":
+    def expect(self, message_id: str, wanted: Rung) -> "_Expectation[Waiter]":
         """Register a waiter for as long as the context lasts; at the limit it only waits for `accepted`."""
-        if self._count >= self._limit or self._released:
-            wanted = Rung.ACCEPTED
-        return _Expectation(self, Waiter(message_id, wanted))
+        return self._expectation(Waiter(message_id, wanted))
+
+    def expect_reply(self, message_id: str) -> "_Expectation[ReplyWaiter]":
+        """Register a waiter for a reply; at the limit it waits for nothing."""
+        return self._expectation(ReplyWaiter(message_id))
 
     def on_receipts(self, receipts: list[Receipt]) -> None:
         """Pass receipts on to whoever waits for their messages."""
         for receipt in receipts:
-            waiting = self._by_message.get(receipt.id)
-            rung = _RECEIPT_RUNGS.get(receipt.rung)
-            if waiting is None or rung is None:
-                continue
-            for waiter in waiting:
-                waiter.hear(rung)
+            for waiter in self._by_message.get(receipt.id, ()):
+                waiter.hear(receipt)
 
     def release_all(self) -> None:
         """Let every waiter go, and take no new ones: requests in flight shall end before the process does."""
@@ -124,15 +146,20 @@ class Waiters:
         if not waiting:
             del self._by_message[waiter.message_id]
 
+    def _expectation(self, waiter: WaiterT) -> "_Expectation[WaiterT]":
+        if self._count >= self._limit or self._released:
+            waiter.release()
+        return _Expectation(self, waiter)
 
-class _Expectation:
+
+class _Expectation(Generic[WaiterT]):
     __slots__ = ("_waiter", "_waiters")
 
-    def __init__(self, waiters: Waiters, waiter: Waiter) -> None:
+    def __init__(self, waiters: Waiters, waiter: WaiterT) -> None:
         self._waiters = waiters
         self._waiter = waiter
 
-    def __enter__(self) -> Waiter:
+    def __enter__(self) -> WaiterT:
         self._waiters.add(self._waiter)
         return self._waiter
 

@@ -85,6 +85,9 @@ def _delivered(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outco
     event = _event(item, EventKind.SETTLED, status, now_ms, attempt=_attempt(item, answer, number))
     if status is Status.PROCESSED:
         event.result = said.result
+    if event.result is UNSET and said.reply is not UNSET and item.sender is None:
+        # Nobody to send it to: whoever published the message finds it there.
+        event.result = said.reply
     return Outcome(event, None, True, RESULT_OK, said.reply)
 
 
