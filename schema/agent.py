@@ -11,7 +11,7 @@ from schema.quick import quick
 
 @quick
 class AgentStatus(Enum):
-    """`ACTIVE` agents get messages. `PAUSED` ones are skipped by capability; what names them waits, and nothing
+    """`ACTIVE` agents get messages. `PAUSED` ones are skipped by capability; what names them waits: nothing
     is pushed. `DISABLED` ones get nothing new at all: the broker (410, or days of failures), an operator or
     their own departure has switched them off."""
 
@@ -42,9 +42,9 @@ class Agent(Struct, kw_only=True, frozen=True):
     """An agent as every process with a directory holds it.
 
     `endpoint` None means the agent pulls. `accepts` None means every message type; `allow_from` None means
-    every sender. `ordered`: one push in flight, a failure holds the rest. `drains_until_ms`: it is leaving and
-    gets what already waits for it until then at most (0: it is not). `deleted_ms`: when it was deleted (0: it
-    is not). `previous_secret`: pushes are signed with it as well until `previous_secret_until_ms`.
+    every sender. `ordered`: one push in flight, a failure holds the rest. `drains_until_ms`: it is leaving;
+    what waits already is delivered until then at most (0: it is not). `deleted_ms`: when it was deleted (0:
+    it is not). `previous_secret`: pushes are signed with it as well until `previous_secret_until_ms`.
     """
 
     id: str
@@ -103,18 +103,18 @@ class AgentPatch(Struct, kw_only=True):
 
     name: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
-    endpoint: str | None | UnsetType = UNSET
+    endpoint: str | UnsetType | None = UNSET
     capabilities: list[str] | UnsetType = UNSET
     status: str | UnsetType = UNSET
     max_concurrent_jobs: int | UnsetType = UNSET
-    accepts: list[str] | None | UnsetType = UNSET
-    allow_from: list[str] | None | UnsetType = UNSET
+    accepts: list[str] | UnsetType | None = UNSET
+    allow_from: list[str] | UnsetType | None = UNSET
     ordered: bool | UnsetType = UNSET
     retry_schedule: str | UnsetType = UNSET
-    status_message: str | None | UnsetType = UNSET
+    status_message: str | UnsetType | None = UNSET
     accepts_work_orders: bool | UnsetType = UNSET
     contact_policy: str | UnsetType = UNSET
-    signing_secret: str | None | UnsetType = UNSET
+    signing_secret: str | UnsetType | None = UNSET
     """Here only to be refused: rotation keeps the old one valid for a while."""
 
 
@@ -139,6 +139,27 @@ class AgentView(Struct, kw_only=True):
     status_message: str | None = None
     accepts_work_orders: bool = True
     contact_policy: str = "open"
+    drains_until: datetime | None = None
+
+
+class SigningSecret(Struct, kw_only=True):
+    """Reply to the rotation of a signing secret: the new one, this once."""
+
+    agent_id: str
+    signing_secret: str
+    previous_secret_valid_until: datetime
+
+
+class Departure(Struct, kw_only=True):
+    """Reply to `DELETE /api/agents/{id}`. `deleted`: it is gone, what waited goes back to its senders.
+    `draining`: what waits is still delivered, until `drains_until` at most, and then it is deleted.
+    `waiting`: messages in its mailboxes, as far as known at this moment."""
+
+    agent_id: str
+    name: str
+    mode: str
+    status: str
+    waiting: int | None
     drains_until: datetime | None = None
 
 

@@ -1,6 +1,5 @@
 """Agents: register, show, list, heartbeat."""
 
-from datetime import datetime
 from secrets import token_bytes
 from typing import Any, Final
 
@@ -8,6 +7,7 @@ from msgspec import Struct
 
 from broker.core import keys
 from broker.gateway.access import authorize
+from broker.gateway.agent_views import view_of, views_of
 from broker.gateway.call import AGENT_SCOPES, Call, NoQuery, Reply, Scope
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
@@ -22,7 +22,7 @@ from schema import limits
 from schema.agent import Agent, AgentStatus, AgentView, RegisteredAgent, RegisterRequest
 from schema.errors import NotFound, Unavailable
 from schema.http import HeartbeatReply
-from schema.ids import new_id
+from schema.ids import is_id, new_id
 from schema.times import from_ms
 
 STORED_LATE_MS: Final = 15_000
@@ -57,6 +57,8 @@ async def register(call: Call[RegisterRequest, NoQuery]) -> Reply:
     services, request = call.services, call.body
     if request.endpoint is not None:
         parse_endpoint(request.endpoint, services.policy)
+    if request.allow_from is not None:
+        request.allow_from = await senders_of(services, request.allow_from)
     now_ms = services.now_ms()
     agent = agent_of(
         request, agent_id=new_id(), signing_secret=request.signing_secret or new_secret(), now_ms=now_ms
@@ -71,16 +73,18 @@ async def register(call: Call[RegisterRequest, NoQuery]) -> Reply:
         created_ms=now_ms,
     )
     agent = await stored_agents.register(services.pool, agent, key)
-    await _announce(services, agent.id)
-    view = _view(agent, services.settings.presence_online_ms, now_ms)
+    await services.announce(agent.id)
+    view = view_of(
+        agent, call.principal, online_ms=services.settings.presence_online_ms, now_ms=services.now_ms()
+    )
     body = RegisteredAgent(**_fields(view), api_key=minted.text, signing_secret=agent.signing_secret)
     return Reply(status=201, body=body, headers=(("Location", f"/api/agents/{agent.id}"),))
 
 
 async def show(call: Call[None, NoQuery]) -> Reply:
     """Show an agent."""
-    agent = await _existing(call)
-    return Reply(body=(await _views(call.services, [agent]))[0])
+    agent = await existing(call)
+    return Reply(body=(await views_of(call.services, call.principal, [agent]))[0])
 
 
 async def list_(call: Call[None, ListAgents]) -> Reply:
@@ -100,7 +104,7 @@ async def list_(call: Call[None, ListAgents]) -> Reply:
         ),
     )
     headers = page_headers("/api/agents", _parameters(query), page.cursor)
-    views = await _views(services, page.items)
+    views = await views_of(services, call.principal, page.items)
     shown = [view for view in views if query.online is None or view.is_online is query.online]
     return Reply(body=shown, headers=headers)
 
@@ -119,24 +123,23 @@ async def heartbeat(call: Call[None, NoQuery]) -> Reply:
     return Reply(body=HeartbeatReply(agent_id=agent_id, heartbeat_at=from_ms(at_ms), is_online=True))
 
 
-async def _came_online(services: Services, agent_id: str, at_ms: int) -> None:
-    """Write the first heartbeat after a silence through to Postgres, so that lists of who is online show the
-    agent at once; the keeper writes the others, many at a time."""
-    try:
-        await stored_agents.save_heartbeats(services.pool, {agent_id: at_ms})
-    except Unavailable:
-        return  # the keeper will
+async def senders_of(services: Services, references: list[str]) -> list[str]:
+    """Return the ids of the senders an agent allows. Raises: Rejected for names nobody has."""
+    faults, found = Faults(), []
+    for index, reference in enumerate(references):
+        agent_id = await services.agents.find(reference)
+        if agent_id is None and is_id(reference.lower()):
+            agent_id = reference.lower()  # one that is registered later, or elsewhere in an import
+        if agent_id is None:
+            faults.add(f"allow_from[{index}]", "no agent is known by this name")
+        else:
+            found.append(agent_id)
+    faults.raise_if_any()
+    return found
 
 
-async def _announce(services: Services, agent_id: str) -> None:
-    """Tell the routers. The agent is registered already, so a failure here must not look like one of that."""
-    try:
-        await services.registry.announce(agent_id)
-    except Unavailable:
-        return  # routers that cannot reach Redis either reload all agents when they can
-
-
-async def _existing(call: Call[Any, Any]) -> Agent:  # any body, any query
+async def existing(call: Call[Any, Any]) -> Agent:  # any body, any query
+    """Return the agent in the path as its row is now. Raises: NotFound, StoreUnavailable."""
     reference = call.path["agent_id"]
     agent_id = await call.services.agents.find(reference)
     agent = await stored_agents.get(call.services.pool, agent_id) if agent_id is not None else None
@@ -145,42 +148,13 @@ async def _existing(call: Call[Any, Any]) -> Agent:  # any body, any query
     return agent
 
 
-async def _views(services: Services, agents: list[Agent]) -> list[AgentView]:
-    """Return agents as shown, with the freshest heartbeat there is: Redis has it first."""
+async def _came_online(services: Services, agent_id: str, at_ms: int) -> None:
+    """Write the first heartbeat after a silence through to Postgres, so that lists of who is online show the
+    agent at once; the keeper writes the others, many at a time."""
     try:
-        heard = await services.presence.last([agent.id for agent in agents])
+        await stored_agents.save_heartbeats(services.pool, {agent_id: at_ms})
     except Unavailable:
-        heard = {}
-    now_ms, online_ms = services.now_ms(), services.settings.presence_online_ms
-    return [_view(agent, online_ms, now_ms, heard.get(agent.id, 0)) for agent in agents]
-
-
-def _view(agent: Agent, online_ms: int, now_ms: int, heard_ms: int = 0) -> AgentView:
-    heartbeat_ms = max(agent.heartbeat_ms, heard_ms)
-    return AgentView(
-        id=agent.id,
-        name=agent.name,
-        type=agent.type,
-        endpoint=agent.endpoint,
-        capabilities=list(agent.capabilities),
-        status=agent.status.value,
-        max_concurrent_jobs=agent.max_concurrent_jobs,
-        is_online=now_ms - heartbeat_ms < online_ms,
-        heartbeat_at=_moment(heartbeat_ms),
-        created_at=from_ms(agent.created_ms),
-        updated_at=from_ms(agent.updated_ms),
-        accepts=None if agent.accepts is None else list(agent.accepts),
-        allow_from=None if agent.allow_from is None else list(agent.allow_from),
-        ordered=agent.ordered,
-        retry_schedule=agent.retry_schedule.value,
-        status_message=agent.status_message,
-        accepts_work_orders=agent.accepts_work_orders,
-        contact_policy=agent.contact_policy.value,
-    )
-
-
-def _moment(at_ms: int) -> datetime | None:
-    return from_ms(at_ms) if at_ms > 0 else None
+        return  # the keeper will
 
 
 def _fields(view: AgentView) -> dict[str, Any]:  # fields have as many types

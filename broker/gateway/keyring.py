@@ -13,6 +13,7 @@ from broker.gateway.call import AGENT_SCOPES, OPERATOR, Principal, Scope
 from broker.store import keys as stored_keys
 from broker.store.keys import StoredKey
 from broker.store.pool import Pool
+from broker.streams.revocation import decode_revoked
 from schema.errors import StoreUnavailable, Unauthenticated
 
 FRESH_MS: Final = 30_000
@@ -29,6 +30,7 @@ class Keyring:
         self._operator_key = operator_key
         self._pepper = pepper
         self._cached: dict[str, tuple[StoredKey, Principal, int]] = {}
+        self._changes = 0
 
     async def principal_of(self, authorization: str | None, *, now_ms: int) -> Principal:
         """Return who the `Authorization` header stands for.
@@ -45,8 +47,14 @@ class Keyring:
         return await self._agent(key, now_ms)
 
     def forget(self, key_id: str) -> None:
-        """Look this key up again next time: it was changed here."""
+        """Look this key up again next time: it was changed."""
+        self._changes += 1
         self._cached.pop(key_id, None)
+
+    def on_changed(self, data: bytes) -> None:
+        """Hear which keys were changed somewhere."""
+        for key_id in decode_revoked(data):
+            self.forget(key_id)
 
     def digest(self, key: str) -> bytes:
         """Return what to store for a key."""
@@ -70,6 +78,7 @@ class Keyring:
         cached = self._cached.get(key_id)
         if cached is not None and now_ms - cached[2] < FRESH_MS:
             return cached[:2]
+        changes = self._changes
         try:
             row = await stored_keys.find(self._pool, key_id)
         except StoreUnavailable:
@@ -82,7 +91,9 @@ class Keyring:
         if len(self._cached) >= KEYS_CACHED_MAX:
             self._cached.clear()
         principal = _principal(row)
-        self._cached[key_id] = (row, principal, now_ms)
+        if changes == self._changes:
+            # Else it may have been read before it was changed, and the word of that has come already.
+            self._cached[key_id] = (row, principal, now_ms)
         return row, principal
 
 

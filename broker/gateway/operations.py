@@ -9,9 +9,22 @@ from typing import Final
 from broker.gateway.contract.agents import AGENTS
 from broker.gateway.contract.contacts import CONTACTS
 from broker.gateway.contract.inbox import INBOX
+from broker.gateway.contract.keys import KEYS
 from broker.gateway.contract.messages import MESSAGES
 from broker.gateway.contract.operators import OPERATORS
 from broker.gateway.contract.presence import PRESENCE
+from broker.gateway.contract.routing import ROUTING
+from broker.gateway.contract.work_orders import WORK_ORDERS
 from broker.gateway.operation import Operation
 
-OPERATIONS: Final[tuple[Operation, ...]] = (*AGENTS, *MESSAGES, *INBOX, *PRESENCE, *CONTACTS, *OPERATORS)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *AGENTS,
+    *KEYS,
+    *MESSAGES,
+    *ROUTING,
+    *INBOX,
+    *PRESENCE,
+    *CONTACTS,
+    *WORK_ORDERS,
+    *OPERATORS,
+)

@@ -1,40 +1,66 @@
-"""The rules for registering an agent, beyond types. Pure: notes faults, makes the record."""
+"""The rules for registering and changing an agent, beyond types. Pure: notes faults, makes the record."""
 
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from broker.gateway.reading import Faults
 from broker.transport.endpoint import parse_endpoint
 from broker.transport.signature import Signer
 from schema import limits
-from schema.agent import Agent, AgentStatus, ContactPolicy, RegisterRequest, RetrySchedule
+from schema.agent import Agent, AgentPatch, AgentStatus, ContactPolicy, RegisterRequest, RetrySchedule
 from schema.errors import Rejected
 from schema.ids import is_id
 
 _NAME_STRANGERS: Final = frozenset("/\\{}|")
 """Not in a name: it stands in paths and next to keys."""
-_STATUSES: Final = tuple(status.value for status in AgentStatus)
-_POLICIES: Final = tuple(policy.value for policy in ContactPolicy)
-_SCHEDULES: Final = tuple(schedule.value for schedule in RetrySchedule)
+_CHOICES: Final = {
+    "status": tuple(status.value for status in AgentStatus),
+    "contact_policy": tuple(policy.value for policy in ContactPolicy),
+    "retry_schedule": tuple(schedule.value for schedule in RetrySchedule),
+}
+_LABELS: Final = {
+    "type": limits.AGENT_TYPE_CHARS_MAX,
+    "status_message": limits.STATUS_MESSAGE_CHARS_MAX,
+    "capabilities": limits.CAPABILITY_CHARS_MAX,
+    "accepts": limits.MESSAGE_TYPE_CHARS_MAX,
+    "allow_from": limits.AGENT_NAME_CHARS_MAX,
+}
+"""Characters of the texts in a field, or of the one text it is."""
 
 
 def check_registration(request: RegisterRequest, faults: Faults) -> None:
     """Note everything wrong with a registration."""
-    _check_name(request.name, faults)
-    check_label("type", request.type, limits.AGENT_TYPE_CHARS_MAX, faults)
-    _check_labels("capabilities", request.capabilities, limits.CAPABILITY_CHARS_MAX, faults)
-    _check_labels("accepts", request.accepts or [], limits.MESSAGE_TYPE_CHARS_MAX, faults)
-    _check_labels("allow_from", request.allow_from or [], limits.AGENT_NAME_CHARS_MAX, faults)
-    _check_choice("status", request.status, _STATUSES, faults)
-    _check_choice("retry_schedule", request.retry_schedule, _SCHEDULES, faults)
-    _check_choice("contact_policy", request.contact_policy, _POLICIES, faults)
-    if request.status_message is not None:
-        check_label("status_message", request.status_message, limits.STATUS_MESSAGE_CHARS_MAX, faults)
-    if not 1 <= request.max_concurrent_jobs <= limits.CONCURRENT_JOBS_MAX:
-        faults.add("max_concurrent_jobs", f"must be 1 to {limits.CONCURRENT_JOBS_MAX}")
-    if request.endpoint is not None:
-        _check_endpoint(request.endpoint, faults)
-    if request.signing_secret is not None:
-        _check_secret(request.signing_secret, faults)
+    for field in request.__struct_fields__:
+        _check(field, getattr(request, field), faults)
+
+
+def check_patch(patch: AgentPatch, faults: Faults) -> None:
+    """Note everything wrong with a change: the rules of a registration, for the fields that are given."""
+    given = given_in(patch)
+    if "signing_secret" in given:
+        del given["signing_secret"]
+        faults.add("signing_secret", "is changed by POST /api/agents/{id}/signing-secret/rotate")
+    for field, value in given.items():
+        _check(field, value, faults)
+
+
+def given_in(patch: AgentPatch) -> dict[str, Any]:  # fields have as many types
+    """Return the fields a change names, with their values."""
+    values = {field: getattr(patch, field) for field in patch.__struct_fields__}
+    return {field: value for field, value in values.items() if value is not UNSET}
+
+
+def changed_by(patch: AgentPatch, agent: Agent, *, now_ms: int) -> Agent:
+    """Return the record a checked change makes of an agent; the same one where nothing changes."""
+    given = given_in(patch)
+    for field, read in _READ.items():
+        if given.get(field) is not None:
+            given[field] = read(given[field])
+    after = replace(agent, **given)
+    return agent if after == agent else replace(after, updated_ms=max(now_ms, agent.updated_ms + 1))
 
 
 def agent_of(request: RegisterRequest, *, agent_id: str, signing_secret: str, now_ms: int) -> Agent:
@@ -66,6 +92,27 @@ def check_label(field: str, text: str, chars_max: int, faults: Faults) -> None:
         faults.add(field, f"must have 1 to {chars_max} characters")
     elif not text.isprintable() or text != text.strip():
         faults.add(field, "must be printable text without spaces around it")
+
+
+def _check(field: str, value: Any, faults: Faults) -> None:  # whatever type the field has
+    if value is None:
+        return  # a field that takes null: its absence
+    match field:
+        case "name":
+            _check_name(value, faults)
+        case "max_concurrent_jobs":
+            if not 1 <= value <= limits.CONCURRENT_JOBS_MAX:
+                faults.add(field, f"must be 1 to {limits.CONCURRENT_JOBS_MAX}")
+        case "endpoint":
+            _check_endpoint(value, faults)
+        case "signing_secret":
+            _check_secret(value, faults)
+        case "type" | "status_message":
+            check_label(field, value, _LABELS[field], faults)
+        case "capabilities" | "accepts" | "allow_from":
+            _check_labels(field, value, _LABELS[field], faults)
+        case "status" | "retry_schedule" | "contact_policy":
+            _check_choice(field, value, _CHOICES[field], faults)
 
 
 def _check_name(name: str, faults: Faults) -> None:
@@ -104,3 +151,17 @@ def _check_secret(secret: str, faults: Faults) -> None:
         Signer(secret)
     except (Rejected, ValueError):
         faults.add("signing_secret", "must be whsec_ and the base64 of 24 to 64 bytes")
+
+
+def _without_duplicates(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
+_READ: Final[dict[str, Callable[[Any], Any]]] = {  # from what a request has to what a record has
+    "capabilities": _without_duplicates,
+    "accepts": _without_duplicates,
+    "allow_from": _without_duplicates,
+    "status": AgentStatus,
+    "retry_schedule": RetrySchedule,
+    "contact_policy": ContactPolicy,
+}

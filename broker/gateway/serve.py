@@ -108,6 +108,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 background.create_task(services.notices.run()),
                 background.create_task(services.signs_of_life.run()),
                 background.create_task(services.agents.run()),
+                background.create_task(services.key_use.run()),
                 background.create_task(services.contacts.run()),
                 background.create_task(_join(services)),
             ]
@@ -119,6 +120,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     finally:
         listener.close()
         await services.signs_of_life.write_down()
+        await services.key_use.write_down()
         await services.close()
         await pool.aclose()
 

@@ -9,6 +9,7 @@ from broker.core.addresses import AddressPolicy
 from broker.gateway.coordination.arrivals import Arrivals
 from broker.gateway.coordination.contact_book import ContactBook
 from broker.gateway.coordination.sender_names import SenderNames
+from broker.gateway.key_use import KeyUse
 from broker.gateway.keyring import Keyring
 from broker.gateway.known_agents import KnownAgents
 from broker.gateway.signs_of_life import SignsOfLife
@@ -17,12 +18,13 @@ from broker.settings import Settings
 from broker.store.pool import Pool
 from broker.streams.allowances import Allowances
 from broker.streams.ingress import Publisher
-from broker.streams.keys import CONTACTS_CHANGED, RECORDED
+from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
 from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.presence import Presence
 from broker.streams.registry import Registry
+from broker.streams.revocation import say_revoked
 from schema.errors import StreamsUnavailable, Unavailable
 from schema.message import Envelope
 
@@ -73,6 +75,8 @@ class Services:
         self.contacts = ContactBook(pool, self.link)
         self.notices.on(CONTACTS_CHANGED, self.contacts.on_word)
         self.keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
+        self.notices.on(REVOKED, self.keyring.on_changed)
+        self.key_use = KeyUse(pool)
         self.signs_of_life = SignsOfLife(self.presence)
 
     async def publish(self, envelopes: Sequence[Envelope], *, waiter: str | None = None) -> None:
@@ -89,6 +93,14 @@ class Services:
         written already: a failure here must not look like one of that."""
         with suppress(Unavailable):
             await self.registry.announce(agent_id)
+
+    async def keys_changed(self, key_ids: Sequence[str]) -> None:
+        """Look these keys up anew, here now, and on every gateway as soon as it hears (else within 30 s)."""
+        for key_id in key_ids:
+            self.keyring.forget(key_id)
+        if key_ids:
+            with suppress(Unavailable):
+                await say_revoked(await self.link.get(), key_ids)
 
     async def close(self) -> None:
         """Close the connections to Redis; the pool belongs to whoever opened it."""

@@ -3,7 +3,7 @@
 The row is the truth; who changes it announces the agent on the registry stream afterwards.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -28,6 +28,8 @@ _BY_NAME: Final = load("agent_by_name")
 _BY_IDS: Final = load("agents_by_ids")
 _AFTER: Final = load("agents_after")
 _LIST: Final = load("agents_list")
+_CAPABLE: Final = load("agents_capable")
+_COUNTED: Final = load("capabilities_counted")
 _HEARTBEATS: Final = load("agents_heartbeats")
 
 _FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
@@ -72,7 +74,7 @@ async def update(pool: Pool, agent: Agent) -> bool:
 
 
 async def change(pool: Pool, agent_id: str, changed: Callable[[Agent], Agent]) -> tuple[Agent, Agent] | None:
-    """Replace an agent by what `changed` makes of it; return it as it was and as it is, None where it is gone.
+    """Replace an agent by what `changed` makes of it; return what it was and what it is, None if gone.
 
     The row is locked in between, so two changes at once both survive. `changed` may raise: nothing happens
     then. Raises: NameTaken, StoreUnavailable, DataFault.
@@ -102,6 +104,24 @@ async def get(pool: Pool, ref: str) -> Agent | None:
 async def fetch(pool: Pool, ids: Iterable[str]) -> list[Agent]:
     """Return those of the agents that there are. Raises: StoreUnavailable."""
     return [_agent(row) for row in await pool.fetch(_BY_IDS, list(ids))]
+
+
+async def capable(pool: Pool, capabilities: Sequence[str], *, limit: int) -> list[Agent]:
+    """Return agents that have all of the capabilities, `limit` at most. Raises: StoreUnavailable."""
+    return [_agent(row) for row in await pool.fetch(_CAPABLE, list(capabilities), limit)]
+
+
+async def count_having(
+    pool: Pool, capabilities: Sequence[str], *, at_most: int
+) -> tuple[int, dict[str, int]]:
+    """Return how many agents there are, and how many have each capability, none counted beyond `at_most`.
+
+    Raises: StoreUnavailable.
+    """
+    counts = {
+        row["capability"]: row["agents"] for row in await pool.fetch(_COUNTED, list(capabilities), at_most)
+    }
+    return counts.pop(None), counts
 
 
 async def iterate(pool: Pool, chunk: int = 5_000) -> AsyncIterator[list[Agent]]:

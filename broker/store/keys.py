@@ -1,16 +1,26 @@
 """API keys as they are stored: never the key, only its hash."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+import asyncpg
 from msgspec import Struct
 
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
+from schema.errors import NotFound
+from schema.limits import KEYS_SHOWN_MAX
 from schema.times import from_ms, to_ms
 
 _INSERT: Final = load("key_insert")
 _FIND: Final = load("key_find")
+_OF_AGENT: Final = load("keys_of_agent")
+_LIVE: Final = load("keys_live")
+_LOCK_AGENT: Final = load("agent_lock")
+_REVOKE: Final = load("key_revoke")
+_EXPIRE: Final = load("key_expire")
+_USED: Final = load("keys_used")
 
 
 class StoredKey(Struct, kw_only=True, frozen=True):
@@ -24,6 +34,11 @@ class StoredKey(Struct, kw_only=True, frozen=True):
     created_ms: int
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    used_ms: int | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        """Tell whether it works."""
+        return all(end_ms is None or now_ms < end_ms for end_ms in (self.expires_ms, self.revoked_ms))
 
 
 async def insert(pool: Pool, key: StoredKey) -> None:
@@ -50,8 +65,42 @@ async def insert_with(connection: Connection, key: StoredKey) -> None:
 async def find(pool: Pool, key_id: str) -> StoredKey | None:
     """Return a key, also an expired or revoked one, or None. Raises: StoreUnavailable."""
     row = await pool.fetch_row(_FIND, key_id)
-    if row is None:
-        return None
+    return None if row is None else _key(row)
+
+
+async def of_agent(pool: Pool, agent_id: str) -> list[StoredKey]:
+    """Return an agent's keys, the newest first, also those that work no more. Raises: StoreUnavailable."""
+    return [_key(row) for row in await pool.fetch(_OF_AGENT, agent_id, KEYS_SHOWN_MAX)]
+
+
+async def live_with(connection: Connection, agent_id: str, *, now_ms: int) -> list[StoredKey]:
+    """Return an agent's keys that work, the newest first, as part of a transaction that locks its agent, so
+    that two that add keys at once see each other's. Raises: NotFound, what the driver raises."""
+    if await connection.fetchval(_LOCK_AGENT, agent_id) is None:
+        raise NotFound("no such agent")
+    return [_key(row) for row in await connection.fetch(_LIVE, agent_id, from_ms(now_ms))]
+
+
+async def revoke(pool: Pool, key_id: str, agent_id: str, *, now_ms: int) -> StoredKey | None:
+    """Revoke a key of an agent; None where it has no such key. Raises: StoreUnavailable."""
+    row = await pool.fetch_row(_REVOKE, key_id, agent_id, from_ms(now_ms))
+    return None if row is None else _key(row)
+
+
+async def expire_with(connection: Connection, key_id: str, *, at_ms: int) -> None:
+    """Let a key end then, unless it ends sooner, as part of a transaction."""
+    await connection.execute(_EXPIRE, key_id, from_ms(at_ms))
+
+
+async def note_used(pool: Pool, used_ms: Mapping[str, int]) -> None:
+    """Note when keys were last used, to the minute. Raises: StoreUnavailable."""
+    if used_ms:
+        # One order for everybody, so that two writers cannot deadlock.
+        ids = sorted(used_ms)
+        await pool.execute(_USED, ids, [used_ms[key_id] for key_id in ids])
+
+
+def _key(row: asyncpg.Record) -> StoredKey:
     return StoredKey(
         id=row["id"],
         agent_id=None if row["agent_id"] is None else str(row["agent_id"]),
@@ -61,6 +110,7 @@ async def find(pool: Pool, key_id: str) -> StoredKey | None:
         created_ms=to_ms(row["created_at"]),
         expires_ms=_milliseconds(row["expires_at"]),
         revoked_ms=_milliseconds(row["revoked_at"]),
+        used_ms=_milliseconds(row["last_used_at"]),
     )
 
 

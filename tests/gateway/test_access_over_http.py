@@ -32,6 +32,16 @@ CASES = {
     "listAgents": Case("GET", "/api/agents", None, 200, 200, 200),
     "showAgent": Case("GET", "/api/agents/to", None, 200, 200, 200),
     "heartbeat": Case("POST", "/api/agents/to/heartbeat", None, 200, 403, 200),
+    "changeAgent": Case("PATCH", "/api/agents/to", {"status_message": "here"}, 200, 403, 200),
+    "deleteAgent": Case("DELETE", "/api/agents/to?mode=drain", None, 202, 403, 202),
+    "listKeys": Case("GET", "/api/agents/to/keys", None, 200, 403, 200),
+    "addKey": Case("POST", "/api/agents/to/keys", {}, 201, 403, 201),
+    "rotateKeys": Case("POST", "/api/agents/to/keys/rotate", {}, 201, 403, 201),
+    "revokeKey": Case("DELETE", "/api/agents/to/keys/0011223344556677", None, 404, 403, 404),
+    "rotateSigningSecret": Case("POST", "/api/agents/to/signing-secret/rotate", None, 201, 403, 201),
+    "explainRoute": Case(
+        "POST", "/api/route/explain", {"to_agent_id": "from", "from_agent_id": "to"}, *(200, 403, 200)
+    ),
     "sendMessage": Case(
         "POST",
         "/api/messages?wait=accepted",

@@ -2,17 +2,18 @@
 
 from typing import Final
 
-from broker.gateway import agents
+from broker.gateway import agent_changes, agents, departures
 from broker.gateway.call import Scope
 from broker.gateway.operation import Operation
-from broker.gateway.registration import check_registration
-from schema.agent import AgentView, RegisteredAgent, RegisterRequest
+from broker.gateway.registration import check_patch, check_registration
+from schema.agent import AgentPatch, AgentView, Departure, RegisteredAgent, RegisterRequest
 from schema.errors import (
     AddressDenied,
     AgentMismatch,
     NameTaken,
     NotFound,
     StoreUnavailable,
+    StreamsFull,
     StreamsUnavailable,
 )
 from schema.http import HeartbeatReply
@@ -64,5 +65,34 @@ AGENTS: Final = (
         replies={200: HeartbeatReply},
         errors=(AgentMismatch, NotFound, StreamsUnavailable, StoreUnavailable),
         handler=agents.heartbeat,
+    ),
+    Operation(
+        name="changeAgent",
+        method="PATCH",
+        path="/api/agents/{agent_id}",
+        summary="Change an agent",
+        tag="Agents",
+        scope=Scope.AGENTS_UPDATE,
+        body=AgentPatch,
+        check=check_patch,
+        replies={200: AgentView},
+        errors=(
+            *(AgentMismatch, NotFound, NameTaken, AddressDenied),
+            *(StreamsUnavailable, StreamsFull, StoreUnavailable),
+        ),
+        handler=agent_changes.patch,
+    ),
+    Operation(
+        name="deleteAgent",
+        method="DELETE",
+        path="/api/agents/{agent_id}",
+        summary="Delete an agent",
+        tag="Agents",
+        scope=Scope.AGENTS_UPDATE,
+        query=departures.DeleteAgent,
+        check_query=departures.check_delete,
+        replies={202: Departure},
+        errors=(AgentMismatch, NotFound, StoreUnavailable),
+        handler=departures.delete,
     ),
 )

@@ -12,6 +12,7 @@ from broker.gateway.openapi.links import links_of
 from broker.gateway.openapi.schemas import Mode, Schema, Schemas
 from broker.gateway.openapi.words import AN_ID, FAULTS, TAGS, word_for
 from broker.gateway.operation import Operation
+from schema import limits
 from schema.codec import encode
 from schema.errors import (
     BrokerError,
@@ -120,7 +121,7 @@ _CLAIM: Final[Document] = {
     "in": "header",
     "required": False,
     "description": "Who the caller acts as: with an operator's key anyone, with an agent's only itself.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "maxLength": limits.AGENT_NAME_CHARS_MAX},
 }
 
 
@@ -178,7 +179,8 @@ def _in_path(name: str) -> Document:
 
 
 def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
-    schema = dict(schema)
+    """Return a query parameter. `?status=` is no status at all, and a filter nothing can match is no fault."""
+    schema = {facet: value for facet, value in schema.items() if facet not in ("minLength", "maxLength")}
     described: Document = {"name": name, "in": "query", "required": False}
     described["description"] = schema.pop("description", "")
     described["schema"] = schema
@@ -194,8 +196,9 @@ def _body(operation: Operation, schemas: Schemas) -> Document:
     content: Document = {JSON: {"schema": schema, "example": example}}
     if operation.raw_body:
         one_per_line = "\n".join(encode(item).decode() for item in example)
-        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": one_per_line}
-    return {"required": True, "content": content}
+        lines = {"type": "string", "description": "One JSON object a line.", "pattern": r"\S"}
+        content["application/x-ndjson"] = {"schema": lines, "example": one_per_line}
+    return {"required": not operation.optional_body, "content": content}
 
 
 # --- replies ----------------------------------------------------------------------------------------------

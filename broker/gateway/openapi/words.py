@@ -149,6 +149,9 @@ WORDS: Final[dict[str, Word]] = {
     "agent_id": _agent("The agent."),
     # --- messages -----------------------------------------------------------------------------------------
     "message_id": _id("The message."),
+    "key_id": Word(
+        "The public part of a key: what stands between `abk_` and its secret.", "0011223344556677"
+    ),
     "MessageView.id": _id("The message."),
     "SendRequest.id": _id("The sender's own id for it: sent again under the same id it is sent once."),
     "from_agent_id": _agent("The sender. May be left out with an agent's own key; another agent's is 403."),
