@@ -63,8 +63,8 @@ class PresenceWatch:
 
     def establish(self, heard: Mapping[str, int], now_ms: int) -> None:
         """Take signs of life (agent -> ms) without telling: what is so already is no change."""
-        for agent_id, at_ms in heard.items():
-            self._hear(agent_id, at_ms, now_ms)
+        self.hear(heard, now_ms)
+        self.look(now_ms)
 
     def hear(self, heard: Mapping[str, int], now_ms: int) -> list[StateChange]:
         """Take signs of life (agent -> ms); return what changed by them."""
@@ -91,23 +91,19 @@ class PresenceWatch:
 
     def _hear(self, agent_id: str, at_ms: int, now_ms: int) -> list[StateChange]:
         watched = self._watched.get(agent_id)
-        state = presence_state(
-            at_ms, now_ms, online_ms=self._online_ms, silent_after_ms=self._silent_after_ms
-        )
         if watched is None:
-            if state is PresenceState.GONE or len(self._watched) >= self._agents_max:
+            if len(self._watched) >= self._agents_max:
                 return []
-            watched = self._watched[agent_id] = _Watched(at_ms, state)
-            self._place(agent_id, watched)
-            return [StateChange(agent_id, state, self._since_ms(at_ms, state))]
-        if at_ms <= watched.last_ms:
+            watched = self._watched[agent_id] = _Watched(at_ms, PresenceState.GONE)
+        elif at_ms <= watched.last_ms:
             return []
         changes = self._fall(agent_id, watched, at_ms)
         watched.last_ms = at_ms
-        if state is not watched.told and state is not PresenceState.GONE:
-            # GONE is left to `look`, which also forgets the agent; the heap has it due already.
-            watched.told = state
-            changes.append(StateChange(agent_id, state, self._since_ms(at_ms, state)))
+        # A late sign of an agent that is away does not bring it back; a first one is told, however late.
+        is_back = now_ms - at_ms < self._online_ms or watched.told is PresenceState.GONE
+        if is_back and watched.told is not PresenceState.ONLINE:
+            watched.told = PresenceState.ONLINE
+            changes.append(StateChange(agent_id, PresenceState.ONLINE, at_ms))
             self._place(agent_id, watched)
         return changes
 
@@ -124,9 +120,7 @@ class PresenceWatch:
         return changes
 
     def _since_ms(self, last_ms: int, state: PresenceState) -> int:
-        """Return when an agent last heard of then came into this state."""
-        if state is PresenceState.ONLINE:
-            return last_ms
+        """Return when an agent last heard of then falls to this state."""
         return last_ms + (self._online_ms if state is PresenceState.AWAY else self._silent_after_ms)
 
     def _place(self, agent_id: str, watched: _Watched) -> None:

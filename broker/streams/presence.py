@@ -58,14 +58,6 @@ class Presence:
         found = zip(wanted, scores, strict=True)
         return {agent_id: int(float(score)) for agent_id, score in found if score is not None}
 
-    async def forget_before(self, before_ms: int) -> int:
-        """Drop agents not heard of since `before_ms`; return how many."""
-        connection = await self._link.get()
-        counts = await connection.send_many(
-            [("ZREMRANGEBYSCORE", key, "-inf", f"({before_ms}") for key in self._keys]
-        )
-        return sum(counts)
-
     async def now_ms(self) -> int:
         """Return the server's time."""
         if not self._measured:

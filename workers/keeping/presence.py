@@ -1,4 +1,5 @@
-"""Presence of one shard, followed: every sign of life is read once and handed on; who is online is counted.
+"""Presence of one shard, followed: every sign of life is read once and handed on; who is online is counted,
+and whoever has been silent for a week is dropped.
 
 Signs carry times that several hosts estimated, and successful pushes are noted a second later: each look
 therefore begins a little before the last one ended, and skips what it has read.
@@ -10,7 +11,9 @@ from typing import Final
 
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys
+from schema.limits import PRESENCE_KEPT_MS
 from workers.keeping.board import Board
+from workers.keeping.comings import Comings
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.signs import pages
 from workers.keeping.silence import Silence
@@ -18,6 +21,8 @@ from workers.keeping.silence import Silence
 LOOK_S: Final = 2.0
 OVERLAP_MS: Final = 5_000
 """A sign noted later than this after its time is not stored; the agent's next one is."""
+DROP_MS: Final = 10 * 60_000
+"""How often the long silent are dropped."""
 
 
 class PresenceFollower:
@@ -28,6 +33,7 @@ class PresenceFollower:
         keys: Keys,
         heartbeats: Heartbeats,
         silence: Silence,
+        comings: Comings,
         *,
         online_ms: int,
         now_ms: Callable[[], int],
@@ -37,10 +43,12 @@ class PresenceFollower:
         self._key = keys.presence
         self._heartbeats = heartbeats
         self._silence = silence
+        self._comings = comings
         self._online_ms = online_ms
         self._now_ms = now_ms
         self._board = board
         self._from_ms = 0
+        self._dropped_ms = 0
         self._read: dict[str, int] = {}
 
     async def run(self, connection: Connection) -> None:
@@ -53,10 +61,14 @@ class PresenceFollower:
         """Read what is new since the last look. Raises: StreamsUnavailable."""
         now_ms = self._now_ms()
         await self._read_new(connection, now_ms)
+        await self._comings.tell(connection, now_ms=now_ms)
         await self._silence.look(connection, now_ms=now_ms)
         # Up to the end: a time a little ahead of our estimate is online as well.
         online = await connection.send("ZCOUNT", self._key, now_ms - self._online_ms, "+inf")
         self._board.show_online(self._shard, online)
+        if now_ms - self._dropped_ms >= DROP_MS:
+            await connection.send("ZREMRANGEBYSCORE", self._key, "-inf", f"({now_ms - PRESENCE_KEPT_MS}")
+            self._dropped_ms = now_ms
 
     async def _read_new(self, connection: Connection, now_ms: int) -> None:
         """Hand on new signs. Failing midway repeats some, which is harmless."""
@@ -67,5 +79,6 @@ class PresenceFollower:
             new = {agent_id: at_ms for agent_id, at_ms in page.items() if self._read.get(agent_id) != at_ms}
             self._heartbeats.add(new)
             self._silence.hear(new, now_ms=now_ms)
+            self._comings.hear(new, now_ms=now_ms)
             read.update((agent_id, at_ms) for agent_id, at_ms in page.items() if at_ms >= again_ms)
         self._from_ms, self._read = again_ms, read

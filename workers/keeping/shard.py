@@ -21,6 +21,7 @@ from schema.errors import BrokerError, Fenced
 from workers.keeping.board import Board
 from workers.keeping.comings import Comings
 from workers.keeping.days import Days
+from workers.keeping.departures import Departures
 from workers.keeping.depths import DepthGauge
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.idempotency import IdempotencyKeys
@@ -48,6 +49,7 @@ class House(Struct, frozen=True):
     online_ms: int
     silent_after_ms: int
     retention_days: int
+    shards: int = 1
 
 
 class KeptShard:
@@ -103,9 +105,9 @@ class KeptShard:
             if shard == DEPLOYMENT_SHARD:
                 days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(days.run())
-                statistics = Statistics(
-                    house.pool, retention_days=house.retention_days, now_ms=house.now_ms
-                )
+                departures = Departures(house.pool, shards=house.shards, now_ms=house.now_ms)
+                group.create_task(departures.run(connection))
+                statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
 

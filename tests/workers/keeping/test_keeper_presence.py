@@ -14,12 +14,14 @@ from broker.streams.keys import Keys
 from broker.telemetry import logs, metrics
 from schema.errors import StoreUnavailable
 from schema.ids import new_id
+from schema.limits import PRESENCE_KEPT_MS
 from workers.keeping import heartbeats as heartbeats_module
 from workers.keeping import signs
 from workers.keeping import silence as silence_module
 from workers.keeping.board import Board
+from workers.keeping.comings import Comings
 from workers.keeping.heartbeats import Heartbeats
-from workers.keeping.presence import OVERLAP_MS, PresenceFollower
+from workers.keeping.presence import DROP_MS, OVERLAP_MS, PresenceFollower
 from workers.keeping.signs import pages
 from workers.keeping.silence import Silence
 
@@ -40,6 +42,7 @@ class Rig:
             KEYS,
             self.heartbeats,
             Silence(KEYS.presence, shard=0, silent_after_ms=SILENT_AFTER_MS),
+            Comings(shard=0, online_ms=ONLINE_MS, silent_after_ms=SILENT_AFTER_MS),
             online_ms=ONLINE_MS,
             now_ms=lambda: self.now_ms,
             board=self.board,
@@ -252,3 +255,19 @@ async def test_online_counts_the_agents_heard_of_within_the_window(rig: Rig) -> 
     assert metrics.AGENTS_ONLINE.child().now() == 12
     rig.board.clear(0)
     assert metrics.AGENTS_ONLINE.child().now() == 7
+
+
+async def test_who_was_silent_for_a_week_is_dropped_and_nobody_else(
+    rig: Rig, connection: Connection, pool: Pool
+) -> None:
+    [old, younger] = agent_ids(2)
+    await add_agents(pool, [old])
+    await rig.hear(old, ago_ms=PRESENCE_KEPT_MS - DROP_MS + 1)
+    await rig.hear(younger, ago_ms=PRESENCE_KEPT_MS - DROP_MS - 1)
+    await rig.look()
+    await rig.heartbeats.save()
+    assert await connection.send("ZCARD", KEYS.presence) == 2
+
+    await rig.look(after_ms=DROP_MS)
+    assert await connection.send("ZRANGE", KEYS.presence, 0, -1) == [younger.encode()]
+    assert await stored(pool, old) == [NOW_MS - PRESENCE_KEPT_MS + DROP_MS - 1]
