@@ -109,7 +109,7 @@ async def test_messages_are_listed_by_priority_and_age_in_pages(
     assert await listed("status=processed") == []
     assert await listed("to_agent_id=nobody") == 404
     assert await listed("", a["api_key"]) == [2]
-    assert await listed("conversation_id=c0", b["api_key"]) == [0]
+    assert await listed("conversation_id=c0", b["api_key"]) == [0, 2]
     assert await listed("from_agent_id=a", a["api_key"]) == [1, 0]
     assert await listed("from_agent_id=a", b["api_key"]) == 403
     assert await listed("from_agent_id=a&to_agent_id=b", b["api_key"]) == [1, 0]
