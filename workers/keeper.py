@@ -78,6 +78,7 @@ async def _keep(process: Process, link: Link, pool: Pool) -> None:
         online_ms=settings.presence_online_ms,
         silent_after_ms=settings.silent_after_ms,
         retention_days=settings.message_retention_days,
+        shards=settings.shards,
     )
     async with asyncio.TaskGroup() as group:
         tenancy = Tenancy(

@@ -15,8 +15,12 @@ class Registry:
 
     async def announce(self, agent_id: str) -> None:
         """Tell every process with a directory that this agent changed. Raises: StreamsUnavailable."""
-        connection = await self._link.get()
-        await connection.send("XADD", REGISTRY, "MAXLEN", "~", REGISTRY_ENTRIES_MAX, "*", "id", agent_id)
+        await announce(await self._link.get(), agent_id)
+
+
+async def announce(connection: Connection, agent_id: str) -> None:
+    """Tell every process with a directory that this agent changed. Raises: StreamsUnavailable."""
+    await connection.send("XADD", REGISTRY, "MAXLEN", "~", REGISTRY_ENTRIES_MAX, "*", "id", agent_id)
 
 
 class RegistryFollower:

@@ -60,7 +60,7 @@ SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = (
     *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
-    *("statistics", "idempotency"),
+    *("statistics", "idempotency", "departed"),
 )
 WORK_ORDER_ACTIONS: Final = (
     *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),
@@ -69,7 +69,12 @@ WORK_ORDER_OUTCOMES: Final = (
     *("done", "not_found", "agent_mismatch", "conflict", "illegal_transition", "lease_lost", "at_capacity"),
     "not_accepting",
 )
-PUBLISH_DOORS: Final = ("http", "batch", "native")
+PUBLISH_DOORS: Final = ("http", "batch", "native", "websocket")
+SESSION_KINDS: Final = ("sse", "websocket")
+SESSION_ENDS: Final = (
+    *("left", "taken_over", "revoked", "has_endpoint", "agent_gone", "draining", "stalled", "failed"),
+)
+ACKNOWLEDGED_AS: Final = ("delivered", "processed", "failed")
 REFUSALS: Final = ("not_a_contact", "closed", "rate_limited", "store_away")
 PRESENCE_STATES: Final = ("online", "away", "gone")
 
@@ -154,6 +159,12 @@ DEAD_LETTERS_REPLAYED: Final = Counter(
     "dead_letters_replayed", "Dead letters asked to be replayed.", {"outcome": ("replayed", "skipped")}
 )
 WAITERS: Final = Gauge("waiting_requests", "Requests that wait for a receipt.")
+SESSIONS: Final = Gauge("live_sessions", "Open live sessions.", {"kind": SESSION_KINDS})
+SESSIONS_ENDED: Final = Counter("ended_live_sessions", "Live sessions that ended.", {"reason": SESSION_ENDS})
+STREAMED: Final = Counter("streamed_messages", "Messages sent over live sessions.", {"kind": SESSION_KINDS})
+ACKNOWLEDGED: Final = Counter(
+    "acknowledged_messages", "Messages acknowledged over live sessions.", {"status": ACKNOWLEDGED_AS}
+)
 
 # --- work orders ----------------------------------------------------------------------------------
 WORK_ORDERS: Final = Counter(

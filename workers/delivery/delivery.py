@@ -225,17 +225,20 @@ class Delivery:
         return 0 if endpoint is None else endpoint.outstanding
 
     def agent_changed(self, agent_id: str, agent: Agent | None) -> None:
-        """Follow a change in the registry; an agent with a new endpoint gets what waited for it."""
+        """Follow a change in the registry; an agent with a new endpoint gets what waited for it, one that is
+        paused, disabled or gone nothing more."""
         endpoint = self.room.endpoints.get(agent_id)
+        if endpoint is not None and (agent is None or not agent.is_pushed_to):
+            now_ms = self._clock.now_ms()
+            self._collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:
-            return
+            return  # the keeper returns what lies in its mailboxes to the senders
         if agent.endpoint is None:
-            if endpoint is not None:
-                now_ms = self._clock.now_ms()
-                self._collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
             # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
             mailboxes = (self._keys.mailbox(agent_id, lane) for lane in Lane)
             self._connection.call(("ZREM", self._keys.active, *mailboxes), self._deactivated)
+        elif not agent.is_pushed_to:
+            return  # what waits stays on the active set, for when it is active again
         elif endpoint is None:
             self._look_into([self._keys.mailbox(agent_id, lane) for lane in Lane])
         else:

@@ -20,6 +20,8 @@ class Endpoint:
     """The state of one endpoint in the memory of its delivery owner."""
 
     __slots__ = (
+        "_former",
+        "_former_until_s",
         "_head",
         "_picks",
         "_signer",
@@ -52,6 +54,8 @@ class Endpoint:
             return
         try:
             self._signer = Signer(agent.signing_secret)
+            self._former = Signer(agent.previous_secret) if agent.previous_secret else None
+            self._former_until_s = agent.previous_secret_until_ms // 1000
             self.target = parse_endpoint(agent.endpoint)
         except Rejected:
             return
@@ -92,8 +96,10 @@ class Endpoint:
         raise AssertionError("queued counts what the mailboxes hold")
 
     def head(self, item: Item, *, now_s: int) -> bytes:
-        """Return the head of the request for an item: signature, attempt number, trace."""
+        """Return the head of the request for an item: signatures, attempt number, trace."""
         signature = self._signer.sign(item.id, now_s, item.body).decode()
+        if self._former is not None and now_s < self._former_until_s:
+            signature += " " + self._former.sign(item.id, now_s, item.body).decode()
         plain = item.id.replace("-", "")
         trace = plain if item.root_id is item.id else item.root_id.replace("-", "")
         return (

@@ -56,12 +56,12 @@ class Mailroom:
         self._idle: deque[tuple[int, str]] = deque()
 
     def mailbox_of(self, agent_id: str, lane: Lane) -> Mailbox | None:
-        """Return the agent's mailbox, opening the books for it; None for an agent without an endpoint."""
+        """Return the agent's mailbox, opening the books for it; None for an agent nothing is pushed to."""
         endpoint = self.endpoints.get(agent_id)
         if endpoint is not None and (mailbox := endpoint.mailboxes.get(lane)) is not None:
             return mailbox
         agent = self._find_agent(agent_id) if endpoint is None else endpoint.agent
-        if agent is None or agent.endpoint is None:
+        if agent is None or not agent.is_pushed_to:
             return None
         if endpoint is None:
             endpoint = self.endpoints[agent_id] = Endpoint(agent, self._make_breaker())
@@ -72,7 +72,7 @@ class Mailroom:
         return mailbox
 
     def mailbox_at(self, key: str) -> Mailbox | None:
-        """Return the mailbox of a key, opening the books for it; None for an agent without an endpoint."""
+        """Return the mailbox of a key, opening the books for it; None for an agent nothing is pushed to."""
         return self.mailboxes.get(key) or self.mailbox_of(*mailbox_owner(key))
 
     def is_spoken_for(self, place: str) -> bool:
