@@ -48,6 +48,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring the database's schema up to date").set_defaults(
         command=_migrate
     )
+    _add_program(
+        commands.add_parser("doctor", help="what is wrong with the stores and settings, and how to mend it"),
+        words,
+    )
     _add_settings(commands.add_parser("settings", help="list every setting, its bounds and its default"))
     _add_program(
         commands.add_parser("demo", help="a small fleet of agents at work, on a running broker"), words
@@ -90,13 +94,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_program(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Add the demo's or the bench's own arguments, importing it only when it is what was asked for."""
+    """Add a program's own arguments, importing it only when it is what was asked for."""
     name = parser.prog.split()[-1]
-    parser.set_defaults(command=_demo if name == "demo" else _bench)
+    parser.set_defaults(command={"demo": _demo, "bench": _bench, "doctor": _doctor}[name])
     if name not in words[:1]:
         return
     if name == "demo":
         from broker.demo.run import add_arguments
+    elif name == "doctor":
+        from broker.doctor.run import add_arguments
     else:
         from broker.bench.run import add_arguments
     add_arguments(parser)
@@ -216,6 +222,24 @@ def _bench(args: argparse.Namespace) -> int:
     from broker.bench.run import main as run
 
     return run(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from broker.doctor.run import main as run
+    from broker.servers.running import read_running
+
+    given = load()
+    found = read_running(Path(given.data_dir))
+    if found is None:
+        return run(args, load(needs=STORES))
+    return run(
+        args,
+        load(
+            redis_url=given.redis_url or found.redis_url,
+            database_url=given.database_url or found.database_url,
+            agent_api_key=given.agent_api_key or found.api_key,
+        ),
+    )
 
 
 def _fill_in_running(args: argparse.Namespace) -> None:

@@ -162,6 +162,12 @@ class Unsafe(Conflict):
     code = "unsafe_deployment"
 
 
+class HasEndpoint(Conflict):
+    """Its messages are pushed to the agent: it cannot be read from as well."""
+
+    code = "has_endpoint"
+
+
 class Fenced(Conflict):
     """This process no longer owns what it tried to change."""
 
@@ -187,6 +193,12 @@ class StoreUnavailable(Unavailable):
 
 class StreamsFull(Unavailable):
     code = "streams_full"
+
+
+class TooManySessions(Unavailable):
+    """This gateway holds as many live sessions as it may; another one, or a later moment, has room."""
+
+    code = "too_many_sessions"
 
 
 class DataFault(BrokerError):

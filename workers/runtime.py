@@ -16,7 +16,9 @@ from typing import Final
 import uvloop
 from msgspec import Struct
 
+from broker.doctor.gate import refuse_unsafe_postgres, refuse_unsafe_redis
 from broker.settings import Settings
+from broker.store.pool import open_pool
 from broker.streams.clock import ServerClock
 from broker.streams.connection import open_connection
 from broker.streams.deployment import agree_on_shards
@@ -61,6 +63,7 @@ async def _run(name: str, settings: Settings, work: Role) -> None:
     process = Process(name, settings, stopping, ServerClock())
     async with serving_metrics(settings.metrics_host, settings.metrics_port) as port:
         await _meet_redis(process)
+        await _meet_postgres(process)
         logs.event("process.started", metrics_port=port)
         gc.set_threshold(GC_THRESHOLD, 20, 100)
         await work(process)
@@ -68,16 +71,26 @@ async def _run(name: str, settings: Settings, work: Role) -> None:
 
 
 async def _meet_redis(process: Process) -> None:
-    """Agree on the deployment's shape; waits for Redis as long as it takes. Raises: Conflict."""
+    """Agree on the deployment's shape; waits for Redis as long as it takes. Raises: Conflict, Unsafe."""
     while not process.stopping.is_set():
         try:
             async with await open_connection(process.settings.redis_url, name=process.name) as connection:
+                await refuse_unsafe_redis(connection, process.settings)
                 await agree_on_shards(connection, process.settings.shards)
                 await process.clock.measure(connection)
                 return
         except StreamsUnavailable as error:
             logs.warning("process.waits_for_redis", reason=error.message)
             await asyncio.sleep(RETRY_S)
+
+
+async def _meet_postgres(process: Process) -> None:
+    """See that what is committed stays; one that is away is waited for where it is needed. Raises: Unsafe."""
+    pool = await open_pool(process.settings.database_url, size=1, application_name=process.name)
+    try:
+        await refuse_unsafe_postgres(pool)
+    finally:
+        await pool.aclose()
 
 
 def _listen_for_signals(stopping: asyncio.Event) -> None:

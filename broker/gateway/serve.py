@@ -23,12 +23,13 @@ from broker.gateway.app import make_app
 from broker.gateway.openapi.document import document
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.services import Services
-from broker.gateway.wire import BoundedProtocol
+from broker.gateway.wire import BoundedProtocol, SocketProtocol
 from broker.settings import Settings
 from broker.store.pool import open_pool
 from broker.streams.deployment import agree_on_shards
 from broker.telemetry import logs, metrics
 from broker.telemetry.exporter import serving_metrics
+from schema import limits
 from schema.codec import encode
 from schema.errors import BrokerError, Conflict, Unavailable
 from schema.ids import new_id
@@ -201,7 +202,11 @@ def _server(services: Services) -> uvicorn.Server:
         interface="asgi3",
         loop="none",
         http=BoundedProtocol,
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=limits.FRAME_BYTES_MAX,
+        ws_ping_interval=limits.SOCKET_PING_S,
+        ws_ping_timeout=limits.SOCKET_PING_S,
+        ws_per_message_deflate=False,  # costs each socket more memory than all the rest of it
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -1,0 +1,2 @@
+-- How many entries are set aside.
+SELECT count(*) FROM quarantine
