@@ -37,15 +37,25 @@ class Desk:
         self._room = asyncio.Semaphore(concurrency)
         self._taken: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._resting = 0
         self._done: OrderedDict[str, Outcome] = OrderedDict()
         self._closed = asyncio.Event()
         self.changed = asyncio.Event()
-        """Set whenever a message taken has left the desk. Whoever waits for it clears it first."""
+        """Set whenever there is more room. Whoever waits for it clears it first."""
 
     @property
     def in_hand(self) -> int:
         """How many messages taken run, wait for their turn, or for their next try."""
         return len(self._taken)
+
+    @property
+    def active(self) -> int:
+        """How many of them do not wait for their next try."""
+        return len(self._taken) - self._resting
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
 
     def holds(self, message_id: str) -> bool:
         return message_id in self._taken
@@ -105,10 +115,14 @@ class Desk:
             self.changed.set()
 
     async def _closed_within(self, seconds: float) -> bool:
+        self._resting += 1
+        self.changed.set()
         try:
             await asyncio.wait_for(self._closed.wait(), seconds)
         except TimeoutError:
             return False
+        finally:
+            self._resting -= 1
         return True
 
     async def _run(self, arrival: Arrival, attempt: int) -> Outcome:

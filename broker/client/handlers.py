@@ -1,22 +1,26 @@
 """Which coroutine of an agent gets which message."""
 
 from collections.abc import Awaitable, Callable
-from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
+from broker.client.coroutines import require_coroutine
 from broker.client.incoming import NOTICES, Arrival, Message
+from broker.client.orders import OrderWork
 from broker.client.outcomes import Failed, Outcome, Processed
+from broker.client.ways.way import OnPresence
 
 Handler = Callable[[Message], Awaitable[Any]]  # returns any JSON
 Decorated = TypeVar("Decorated", bound=Callable[..., Awaitable[Any]])
 
 
 class Handlers:
-    """Handlers by message type; one may take whatever has none of its own."""
+    """Handlers by message type; one may take whatever has none of its own. Work orders go another way."""
 
     def __init__(self) -> None:
         self._by_type: dict[str, Handler] = {}
         self._default: Handler | None = None
+        self.orders = OrderWork()
+        self.on_presence: OnPresence | None = None
 
     def add(self, message_type: str | None, handler: Handler) -> None:
         """Give a type (None: all others) its handler. Raises: TypeError, ValueError for a second one."""
@@ -30,17 +34,15 @@ class Handlers:
         else:
             self._by_type[message_type] = handler
 
+    def hear_presence(self, handler: OnPresence) -> None:
+        """Set who hears of agents that come and go. Raises: TypeError, ValueError for a second one."""
+        require_coroutine(handler)
+        if self.on_presence is not None:
+            raise ValueError("there is a handler for presence already")
+        self.on_presence = handler
+
     def find(self, message_type: str) -> Handler | None:
         return self._by_type.get(message_type, self._default)
-
-    def __contains__(self, message_type: str) -> bool:
-        return message_type in self._by_type
-
-
-def require_coroutine(handler: object) -> None:
-    """Raises: TypeError for a plain function, which would hold up every other message."""
-    if not iscoroutinefunction(handler) and not iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
-        raise TypeError(f"a handler is an async function, {handler!r} is not")
 
 
 def unhandled(arrival: Arrival) -> Outcome:

@@ -4,6 +4,7 @@ from broker.client.subject import ShellT, Subject
 from broker.client.subjects.agents import Agents
 from broker.client.subjects.contacts import Contacts
 from broker.client.subjects.inbox import Inbox
+from broker.client.subjects.keys import Keys
 from broker.client.subjects.messages import Messages
 from broker.client.subjects.presence import Presence
 from broker.client.subjects.system import System
@@ -28,6 +29,7 @@ class Surface(Subject[ShellT]):
         super().__init__(shell)
         self.agents: Agents[ShellT] = Agents(shell)
         self.messages: Messages[ShellT] = Messages(shell)
+        self.keys: Keys[ShellT] = Keys(shell)
         self.inbox: Inbox[ShellT] = Inbox(shell)
         self.presence: Presence[ShellT] = Presence(shell)
         self.contacts: Contacts[ShellT] = Contacts(shell)

@@ -11,11 +11,12 @@ Wait = Literal["accepted", "recorded", "delivered", "processed", "reply"]
 
 
 class SentMessage(MessageView, kw_only=True):
-    """A message as the contract shows it, its content decoded."""
+    """A message as the contract shows it, its content decoded. `reply`: only where it was waited for."""
 
     content: Json  # type: ignore[assignment]  # the same field, read instead of passed on
     metadata: Json  # type: ignore[assignment]  # the same field, read instead of passed on
     result: Any = None  # any JSON: whatever the recipient answered
+    reply: "SentMessage | None" = None
 
 
 class ReceivedMessage(InboxMessage, kw_only=True):

@@ -1,11 +1,11 @@
 """Operations: agents."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from broker.client.request import Listing, Request, path_of
 from broker.client.subject import ShellT, Subject, listing, operation
-from schema.agent import AgentView, RegisteredAgent
+from schema.agent import AgentView, Departure, RegisteredAgent
 from schema.http import HeartbeatReply
 
 # Outside the class, because inside it `list` is the operation.
@@ -60,3 +60,28 @@ class Agents(Subject[ShellT]):
         return Request(
             method="POST", path=f"/api/agents/{path_of(reference)}/heartbeat", reply=HeartbeatReply
         )
+
+    @operation("changeAgent")
+    def update(
+        self,
+        reference: str,
+        /,
+        **changes: Any,  # fields of AgentPatch
+    ) -> Request[AgentView]:
+        """Change some fields of an agent; None takes away. Raises: NotFound, NameTaken, AddressDenied."""
+        path = f"/api/agents/{path_of(reference)}"
+        return Request(method="PATCH", path=path, reply=AgentView, body=changes)
+
+    @operation("deleteAgent")
+    def delete(
+        self,
+        reference: str,
+        *,
+        mode: Literal["bounce", "drain"] = "bounce",
+        timeout_s: int | None = None,
+    ) -> Request[Departure]:
+        """Delete an agent (operator). What waits for it goes back to its senders, at once or (`drain`) as far
+        as it is not delivered within `timeout_s`. Raises: NotFound."""
+        path = f"/api/agents/{path_of(reference)}"
+        query = {"mode": mode, "timeout_s": timeout_s}
+        return Request(method="DELETE", path=path, reply=Departure, query=query)

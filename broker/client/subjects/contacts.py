@@ -44,7 +44,7 @@ class Contacts(Subject[ShellT]):
 
     __call__ = list
 
-    @operation("answerContact")
+    @operation("respondToContact")
     def accept(
         self,
         peer: str,
@@ -57,7 +57,7 @@ class Contacts(Subject[ShellT]):
         body = given(action="accept", rate_per_minute=rate_per_minute, expires_at=expires_at)
         return _answer(peer, body, agent_id)
 
-    @operation("answerContact")
+    @operation("respondToContact")
     def decline(
         self, peer: str, reason: str | None = None, *, agent_id: str | None = None
     ) -> Request[ContactView]:

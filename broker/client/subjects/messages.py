@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from broker.client.request import Listing, Request, path_of
+from broker.client.request import Listing, Request, given, path_of
 from broker.client.subject import ShellT, Subject, listing, operation
 from broker.client.values import SentMessage, Wait
 from schema import limits
@@ -11,6 +11,7 @@ from schema.delivery import AttemptView
 from schema.http import BatchReply
 from schema.ids import new_id
 from schema.message import Json
+from schema.routing import ExplainReply
 
 # Outside the class, because inside it `list` is the operation.
 _Rows = list[SentMessage]
@@ -39,11 +40,7 @@ class Messages(Subject[ShellT]):
 
         Raises: UnknownRecipient, AgentMismatch, Rejected, Unavailable.
         """
-        body: Json = {"id": new_id(), "content": content, **more}
-        if to is not None:
-            body["to_agent_id"] = to
-        if requirements is not None:
-            body["requirements"] = tuple(requirements)
+        body = _message(content, to, requirements, {"id": new_id(), **more})
         return Request(
             method="POST",
             path="/api/messages",
@@ -99,6 +96,22 @@ class Messages(Subject[ShellT]):
         """Return why a message went to its agent. Raises: NotFound."""
         return Request(method="GET", path=f"/api/messages/{path_of(message_id)}/route", reply=Json)
 
+    @operation("explainRoute")
+    def explain(
+        self,
+        /,
+        content: Mapping[str, Any] | None = None,  # an agent's own JSON
+        *,
+        to: str | None = None,
+        requirements: Sequence[str] | None = None,
+        sender: str | None = None,
+        **more: Any,  # the other fields of SendRequest
+    ) -> Request[ExplainReply]:
+        """Return where a message would go, and why; nothing is sent. Raises: Rejected."""
+        body = _message(content or {}, to, requirements, more)
+        query = {"from_agent_id": sender}
+        return Request(method="POST", path="/api/route/explain", reply=ExplainReply, query=query, body=body)
+
     @operation("changeStatus")
     def processed(self, message_id: str, result: Any = None) -> Request[SentMessage]:  # any JSON
         """Say that a message is done, with its result. Raises: NotFound, AgentMismatch, IllegalTransition."""
@@ -113,6 +126,16 @@ class Messages(Subject[ShellT]):
     def cancel(self, message_id: str, reason: str | None = None) -> Request[SentMessage]:
         """Take back a message of one's own that is pending. Raises: as `processed`."""
         return _change(message_id, {"status": "cancelled", "reason": reason})
+
+
+def _message(
+    content: Mapping[str, Any],  # an agent's own JSON
+    to: str | None,
+    requirements: Sequence[str] | None,
+    more: Mapping[str, Any],  # fields of SendRequest, times among them
+) -> Json:
+    named = given(to_agent_id=to, requirements=None if requirements is None else tuple(requirements))
+    return {"content": content, **named, **more}
 
 
 def _change(message_id: str, change: Json) -> Request[SentMessage]:

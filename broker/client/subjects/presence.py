@@ -22,7 +22,7 @@ class Presence(Subject[ShellT]):
             query={"agent_id": agent_id},
         )
 
-    @operation("setPresence")
+    @operation("changePresence")
     def update(
         self,
         *,
@@ -46,7 +46,7 @@ class Presence(Subject[ShellT]):
 
     __call__ = show
 
-    @operation("ping")
+    @operation("pingAgent")
     def ping(
         self, to: str, message: str | None = None, *, from_agent_id: str | None = None
     ) -> Request[PingReply]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from broker.client.request import Listing, Request, given, path_of
 from broker.client.subject import ShellT, Subject, listing, operation
 from broker.client.values import WorkOrder, WorkOrderPage, WorkOrderStory
+from schema.ids import new_id
 from schema.message import Json
 
 PATH = "/api/v1/messaging/work-order"
@@ -17,7 +18,7 @@ class WorkOrders(Subject[ShellT]):
     """Work asked for, taken on and delivered. `agent_id`, `from_agent_id`: as whom, where the key does not
     say it."""
 
-    @operation("createWorkOrder")
+    @operation("orderWork")
     def create(
         self,
         title: str,
@@ -45,14 +46,14 @@ class WorkOrders(Subject[ShellT]):
             budget_usd=None if budget_usd is None else Decimal(budget_usd),
             deadline_at=deadline_at,
         )
-        # Not repeatable: it would be ordered twice.
+        # With a key of its own it may be sent twice and is ordered once.
         return Request(
             method="POST",
             path=PATH,
             reply=WorkOrder,
             query={"from_agent_id": from_agent_id},
             body=body,
-            repeatable=False,
+            headers={"Idempotency-Key": new_id()},
         )
 
     @listing("listWorkOrders")
