@@ -8,12 +8,14 @@ from typing import Final
 
 from broker.gateway.contract.agents import AGENTS
 from broker.gateway.contract.contacts import CONTACTS
+from broker.gateway.contract.dead_letters import DEAD_LETTERS
 from broker.gateway.contract.inbox import INBOX
 from broker.gateway.contract.keys import KEYS
 from broker.gateway.contract.messages import MESSAGES
 from broker.gateway.contract.operators import OPERATORS
 from broker.gateway.contract.presence import PRESENCE
 from broker.gateway.contract.routing import ROUTING
+from broker.gateway.contract.statistics import STATISTICS
 from broker.gateway.contract.work_orders import WORK_ORDERS
 from broker.gateway.operation import Operation
 
@@ -26,5 +28,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *PRESENCE,
     *CONTACTS,
     *WORK_ORDERS,
+    *STATISTICS,
+    *DEAD_LETTERS,
     *OPERATORS,
 )

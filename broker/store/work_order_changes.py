@@ -106,10 +106,14 @@ class Changed(Struct, frozen=True):
 
 
 async def create(pool: Pool, draft: Draft) -> Changed:
-    """Make a work order, and offer it. Raises: StoreUnavailable, DataFault."""
+    """Make a work order, and offer it. One there is under this id comes back as it is, without messages.
+
+    Raises: StoreUnavailable, DataFault.
+    """
     async with pool.transaction() as connection:
         row = await connection.fetchrow(_INSERT, *structs.astuple(draft))
-        assert row is not None
+        if row is None:
+            return Changed(await _view(connection, draft.id), [])
         now_ms = to_ms(row["created_at"])
         event = log.Event(
             seq=row["last_event"],

@@ -1,0 +1,1 @@
+"""Work orders over HTTP: order, find, take, report, call off."""
