@@ -193,6 +193,7 @@ STATISTICS_UNFOLDED_READ_MAX: Final = 200_000
 """Changes not folded yet that a reader adds (a second's work): beyond, the reply says it is not complete."""
 STATISTICS_MINUTES: Final = 60
 """Points of the throughput: the current minute and those before it."""
+STATISTICS_DAYS_MAX: Final = 3_650
 STATISTICS_MINUTES_KEPT_MS: Final = 2 * 3600 * 1000
 
 # --- dead letters ---------------------------------------------------------------------------------
@@ -205,3 +206,19 @@ REPLAY_AGE_MS_MAX: Final = 29 * 24 * 3600 * 1000
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 """A key is remembered for this long; then it is free again."""
+
+# --- live sessions --------------------------------------------------------------------------------
+SESSIONS_MAX: Final = 10_000
+"""Live sessions (SSE, WebSocket) of one gateway; one more is 503, and better off at another gateway."""
+FRAME_BYTES_MAX: Final = 256 * 1024
+"""One frame of a WebSocket, as large as a message may be; a larger one ends it with 1009."""
+SOCKET_PING_S: Final = 20.0
+PREFETCH_DEFAULT: Final = 32
+PREFETCH_MAX: Final = 256
+"""Messages a WebSocket is given before it has acknowledged any of them."""
+STREAM_PAGE_ENTRIES_MAX: Final = 32
+STREAM_PAGE_BYTES_AIM: Final = 256 * 1024
+"""What a session holds in memory at a time: a page of entries per lane, shrunk where messages are large."""
+WATCHED_AGENTS_MAX: Final = 100
+WATCHED_CHANGES_MAX: Final = 1_000
+"""Changes of presence that wait for a slow reader: of more agents than this, the oldest news goes."""

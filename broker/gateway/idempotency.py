@@ -53,8 +53,9 @@ async def once(call: Call[Any, Any], operation: str, actor: str | None, run: Run
     pool, now_ms = call.services.pool, call.services.now_ms()
     caller = actor or f"key {call.principal.key_id}"
     key = sha256(encode([operation, caller, given])).digest()
-    made = await claims.claim(pool, key, fingerprint(call.body), target_id=new_id(), now_ms=now_ms)
-    if made.body != fingerprint(call.body):
+    body = fingerprint(call.body)
+    made = await claims.claim(pool, key, body, target_id=new_id(), now_ms=now_ms)
+    if made.body != body:
         _MISMATCHED.inc()
         raise IdempotencyMismatch("this Idempotency-Key came with another body before", field=HEADER)
     if made.answer is not None:
@@ -63,7 +64,7 @@ async def once(call: Call[Any, Any], operation: str, actor: str | None, run: Run
 
 
 def fingerprint(body: object) -> bytes:
-    """Return the hash of a request that is the same for equal JSON, whatever its spaces and order of fields."""
+    """Return the hash of a request: the same for equal JSON, whatever its spaces and order of fields."""
     return sha256(_canonical.encode(msgspec.json.decode(encode(body)))).digest()
 
 

@@ -59,7 +59,7 @@ async def claim(pool: Pool, key: bytes, body: bytes, *, target_id: str, now_ms: 
 
 
 async def answer(pool: Pool, made: Claim, given: Answer) -> Answer:
-    """Keep the reply to a claim; return the first one given, which may be another's. Raises: StoreUnavailable."""
+    """Keep the reply to a claim; return the first one given, maybe another's. Raises: StoreUnavailable."""
     headers = msgspec.json.encode(given.headers).decode()
     row = await pool.fetch_row(_ANSWER, made.key, made.target_id, given.status, given.body, headers)
     first = None if row is None else _claim(row).answer

@@ -189,6 +189,7 @@ def page_of(rows: list[asyncpg.Record], limit: int) -> Page[MessageView]:
 
 def view_of(row: asyncpg.Record) -> MessageView:
     """Return the message in a row of `message_columns.sql`."""
+    """Return the message in a row of `message_columns.sql`."""
     message_id = str(row["id"])
     return MessageView(
         id=message_id,

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from msgspec import UNSET
+
 from broker.core.fold import AttemptRow, MessageRow, Rows
 from broker.store import quarantine
 from broker.store.columns import documents, numbers, texts
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
 from broker.store.window import EVER, made_within
+from schema.codec import encode
 from schema.message import Envelope
 
 _MESSAGES: Final = load("record_messages")
@@ -31,7 +34,7 @@ async def write(pool: Pool, rows: Rows) -> list[str]:
     """
     whole = [row for row in rows.messages if row.message is not None]
     changes = [row for row in rows.messages if row.message is None]
-    packed = (*_packed_messages(whole), *_packed_attempts(rows.attempts))
+    packed = (*_packed_messages(whole), *_packed_attempts(rows.attempts), _requirements(whole))
     if not changes and not rows.quarantine:
         if whole or rows.attempts:
             await pool.execute(_MESSAGES, *packed)
@@ -129,6 +132,12 @@ def _packed_attempts(rows: list[AttemptRow]) -> Packed:
         numbers([attempt.duration_ms for attempt in attempts]),
         numbers([attempt.attempted_ms for attempt in attempts]),
     )
+
+
+def _requirements(rows: list[MessageRow]) -> str | None:
+    """Return $35 of record_messages.sql."""
+    needed = [row.message.requirements if row.message is not None else UNSET for row in rows]
+    return texts([encode(one).decode() if isinstance(one, list) else None for one in needed])
 
 
 def _deliver_at(message: Envelope) -> int | None:

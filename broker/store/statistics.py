@@ -97,7 +97,8 @@ _minutes: Final = msgspec.json.Decoder(list[Minute])
 
 def bucket_ms(bucket: int) -> float:
     """Return where a bucket of delivery times begins; the next one begins 12 % higher."""
-    return 2.0 ** (bucket / 6)
+    begins: float = 2.0 ** (bucket / 6)
+    return begins
 
 
 async def read(pool: Pool, agent_id: str, *, since: date = EVER, minutes_since_ms: int) -> Counted:

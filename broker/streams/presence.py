@@ -58,6 +58,15 @@ class Presence:
         found = zip(wanted, scores, strict=True)
         return {agent_id: int(float(score)) for agent_id, score in found if score is not None}
 
+    async def count_online(self, online_ms: int) -> int:
+        """Return how many agents were heard of within this time. Raises: StreamsUnavailable."""
+        since_ms = await self.now_ms() - online_ms
+        connection = await self._link.get()
+        counts: list[int] = await connection.send_many(
+            [("ZCOUNT", key, since_ms, "+inf") for key in self._keys]
+        )
+        return sum(counts)
+
     async def now_ms(self) -> int:
         """Return the server's time."""
         if not self._measured:

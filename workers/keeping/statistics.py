@@ -1,4 +1,4 @@
-"""Statistics kept: what changed is folded into the sums every few seconds, what is over is merged or forgotten.
+"""Statistics kept: what changed is folded into the sums, what is over is merged or forgotten.
 
 The owner of one shard does it for the whole deployment. Two that believe to be that owner take turns, by a
 lock in Postgres; cut off at any point nothing is lost or counted twice, because each step is one transaction.

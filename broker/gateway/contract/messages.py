@@ -11,6 +11,7 @@ from schema.delivery import AttemptView
 from schema.errors import (
     AgentMismatch,
     Conflict,
+    IdempotencyMismatch,
     IllegalTransition,
     NotAContact,
     NotFound,
@@ -35,9 +36,10 @@ MESSAGES: Final = (
         check=check_message,
         query=messages.SendQuery,
         check_query=messages.check_wait,
+        idempotent_by_key=True,
         replies={201: MessageView, 202: MessageView},
         errors=(
-            *(AgentMismatch, UnknownRecipient, Conflict, NotAContact, RateLimited),
+            *(AgentMismatch, UnknownRecipient, Conflict, NotAContact, RateLimited, IdempotencyMismatch),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
         handler=messages.send,

@@ -1,12 +1,12 @@
 -- Write whole messages and attempts: new rows go in, known ones are merged, attempts known already are left.
--- $1..$25: columns of messages, $26..$34: columns of attempts, as broker.store.columns packs them.
+-- $1..$25 and $35: columns of messages, $26..$34: columns of attempts, as broker.store.columns packs them.
 -- unnest stands in a select list because in FROM each column would first be copied into a store of its own
 -- (measured: 20 % of the statement).
 WITH messages AS (
     INSERT INTO agent_messages AS m (
         id, from_agent_id, to_agent_id, root_id, reply_to, created_at, expires_at, deliver_at, delivered_at,
         processed_at, next_attempt_at, placed_at, retry_count, priority, hop, round, status, message_type,
-        conversation_id, mailbox_entry, status_reason, content, metadata, result, route
+        conversation_id, mailbox_entry, status_reason, content, metadata, result, route, requirements
     )
     SELECT
         id, from_agent_id, to_agent_id, root_id, reply_to, to_timestamp(created_us::float8 / 1000000),
@@ -15,7 +15,7 @@ WITH messages AS (
         to_timestamp(next_attempt_ms::float8 / 1000), to_timestamp(placed_ms::float8 / 1000),
         coalesce(retry_count, 0), priority, coalesce(hop, 0), coalesce(round, 0), status, message_type,
         conversation_id, mailbox_entry, status_reason, content::jsonb, metadata::jsonb, result::jsonb,
-        route::jsonb
+        route::jsonb, requirements::jsonb
     FROM (
         SELECT
             unnest(unpacked($1)::uuid[]) AS id, unnest(unpacked($2)::uuid[]) AS from_agent_id,
@@ -29,7 +29,8 @@ WITH messages AS (
             unnest(unpacked($17)) AS status, unnest(unpacked($18)) AS message_type,
             unnest(unpacked($19)) AS conversation_id, unnest(unpacked($20)) AS mailbox_entry,
             unnest(unpacked($21)) AS status_reason, unnest(unpacked($22)) AS content,
-            unnest(unpacked($23)) AS metadata, unnest(unpacked($24)) AS result, unnest(unpacked($25)) AS route
+            unnest(unpacked($23)) AS metadata, unnest(unpacked($24)) AS result, unnest(unpacked($25)) AS route,
+            unnest(unpacked($35)) AS requirements
     ) AS u
     ON CONFLICT (id, created_at) DO UPDATE SET
 \ir merge_set.sql

@@ -1,0 +1,1 @@
+"""Statistics over HTTP: what was counted, and what follows from it."""
