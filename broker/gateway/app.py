@@ -5,7 +5,6 @@ knows what an operation does, so another framework could take Falcon's place.
 """
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
@@ -15,21 +14,20 @@ import falcon
 import falcon.asgi
 
 from broker.gateway import errors
-from broker.gateway.access import authorize
-from broker.gateway.call import OPERATOR, Call, Reply
+from broker.gateway.call import Reply
+from broker.gateway.entering import entrance
 from broker.gateway.operation import Operation
-from broker.gateway.reading import BodyReader, QueryReader
+from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
+from broker.gateway.streaming import Streaming
 from broker.telemetry import logs, metrics
 from broker.telemetry.instruments import Count
 from schema import limits
 from schema.codec import encode
-from schema.errors import BrokerError, DataFault, Malformed, Rejected, TooLarge, UnsupportedMedia
-from schema.ids import new_id
+from schema.errors import BrokerError, Malformed, TooLarge, UnsupportedMedia
 
 Responder = Callable[..., Awaitable[None]]
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _JSON_TYPES: Final = frozenset(
     (
         "application/json",
@@ -43,7 +41,7 @@ _JSON_TYPES: Final = frozenset(
 """What a body may call itself. It is read as JSON whatever it says; these are no contradiction to that."""
 
 
-def make_app(services: Services, operations: Sequence[Operation]) -> falcon.asgi.App[Any, Any]:
+def make_app(services: Services, operations: Sequence[Operation]) -> Streaming:
     """Return the ASGI application that serves these operations."""
     app = falcon.asgi.App()
     app.req_options.keep_blank_qs_values = False  # `?status=` asks for nothing
@@ -57,7 +55,7 @@ def make_app(services: Services, operations: Sequence[Operation]) -> falcon.asgi
         by_path[operation.path][operation.method] = _responder(services, operation)
     for path, responders in by_path.items():
         app.add_route(path, _Resource(responders))
-    return app
+    return Streaming(services, [operation for operation in operations if operation.streams], app)
 
 
 class _Resource:
@@ -81,35 +79,14 @@ class _Resource:
 
 def _responder(services: Services, operation: Operation) -> Responder:
     """Return the coroutine function that runs one operation; what can be made once is made here."""
-    scope, handler = operation.scope, operation.handler
-    queries = QueryReader(operation.query, operation.check_query)
+    handler, enter = operation.handler, entrance(services, operation)
     read_body = _body_reader(operation)
     counts = _counts(operation.name)
     seconds = metrics.HTTP_SECONDS.child(operation=operation.name)
-    open_to_all = scope is None or not services.settings.require_authentication
 
     async def run(req: falcon.asgi.Request, path: dict[str, str]) -> Reply:
-        principal = OPERATOR
-        if not open_to_all:
-            principal = await services.keyring.principal_of(
-                req.get_header("Authorization"), now_ms=services.now_ms()
-            )
-            assert scope is not None
-            authorize(principal, scope)
-            if principal.agent_id is not None:
-                services.signs_of_life.hear(principal.agent_id)
-                services.key_use.note(principal.key_id, now_ms=services.now_ms())
-        query = queries.read(req.params)
-        body = await read_body(req)
-        call = Call(
-            services,
-            principal,
-            path,
-            query=query,
-            body=body,
-            claimed_agent=req.get_header("X-Agent-Id"),
-            idempotency_key=req.get_header("Idempotency-Key"),
-        )
+        call = await enter(req, path, req.get_header("Authorization"))
+        call.body = await read_body(req)
         return await handler(call)
 
     async def respond(req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
@@ -207,7 +184,7 @@ async def _on_unexpected(
     _: Any,  # the path's parameters
 ) -> None:
     """Top of the request: a bug of ours. The log tells it in full, the reply only its request id."""
-    request_id = _write_error(req, resp, errors.Internal("something went wrong here; it has been logged"))
+    request_id = _write_error(req, resp, errors.Internal(errors.LOGGED))
     logs.error("gateway.failed", error=error, request_id=request_id, method=req.method, path=req.path)
 
 
@@ -221,15 +198,12 @@ def _translated(error: falcon.HTTPError) -> BrokerError:
 
 
 def _request_id(req: falcon.asgi.Request) -> str:
-    """Return the caller's own id of this request where it is fit for logs and headers, else a new one."""
-    given = req.get_header("X-Request-Id")
-    return given if given and _REQUEST_ID.fullmatch(given) else new_id()
+    return errors.request_id(req.get_header("X-Request-Id"))
 
 
 def _write_error(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: BrokerError) -> str:
-    """Write an error; return the request's id. What the store refuses came from the request."""
-    if isinstance(error, DataFault):
-        error = Rejected("a value in this request cannot be stored")
+    """Write an error; return the request's id."""
+    error = errors.presentable(error)
     request_id = _request_id(req)
     resp.status = error.status
     resp.content_type = "application/json"

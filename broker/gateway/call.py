@@ -4,10 +4,13 @@ A handler is `async (Call) -> Reply`. By the time it runs, the principal is know
 and query and body are typed and within bounds.
 """
 
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
+
+from broker.gateway.channel import Channel
 
 if TYPE_CHECKING:
     from broker.gateway.services import Services
@@ -58,9 +61,19 @@ class NoQuery(Struct):
 
 class Call(Generic[BodyT, QueryT]):
     """One authorised request. `claimed_agent` is the `X-Agent-Id` header: a claim, not an identity.
-    `idempotency_key`: the header of that name, unchecked; see `broker.gateway.idempotency`."""
+    `idempotency_key`: the header of that name, unchecked; see `broker.gateway.idempotency`.
+    `authorization`: what the caller proved itself with, for who has to ask again; None where nobody asks."""
 
-    __slots__ = ("body", "claimed_agent", "idempotency_key", "path", "principal", "query", "services")
+    __slots__ = (
+        "authorization",
+        "body",
+        "claimed_agent",
+        "idempotency_key",
+        "path",
+        "principal",
+        "query",
+        "services",
+    )
 
     def __init__(
         self,
@@ -72,6 +85,7 @@ class Call(Generic[BodyT, QueryT]):
         body: BodyT,
         claimed_agent: str | None = None,
         idempotency_key: str | None = None,
+        authorization: str | None = None,
     ) -> None:
         self.services = services
         self.principal = principal
@@ -80,12 +94,15 @@ class Call(Generic[BodyT, QueryT]):
         self.body = body
         self.claimed_agent = claimed_agent
         self.idempotency_key = idempotency_key
+        self.authorization = authorization
 
 
 class Reply(Struct, gc=False):
-    """What goes back. `body` is encoded as JSON, or sent as it is when it is bytes already."""
+    """What goes back. `body` is encoded as JSON, or sent as it is when it is bytes already. `stream`: of an
+    operation that streams, what is done with the connection from here on."""
 
     status: int = 200
     body: Any = None  # whatever the operation's reply type is
     headers: tuple[tuple[str, str], ...] = ()
     media_type: str = "application/json"
+    stream: Callable[[Channel], Awaitable[None]] | None = None

@@ -4,11 +4,13 @@ Only errors the product raises on purpose say what happened. Anything else is `i
 log by its request id; its text never leaves the process.
 """
 
+import re
 from typing import ClassVar, Final
 
 from schema.codec import encode
 from schema.errors import (
     BrokerError,
+    DataFault,
     Malformed,
     RateLimited,
     Rejected,
@@ -17,8 +19,11 @@ from schema.errors import (
     Unavailable,
 )
 from schema.http import ErrorBody, ErrorReply, FaultView
+from schema.ids import new_id
 
 CHALLENGE: Final = 'Bearer realm="agent-broker"'
+LOGGED: Final = "something went wrong here; it has been logged"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class NoSuchPath(Rejected):
@@ -66,6 +71,16 @@ def error_body(error: BrokerError, request_id: str | None = None) -> ErrorBody:
         request_id=request_id,
         details=details or None,
     )
+
+
+def presentable(error: BrokerError) -> BrokerError:
+    """Return the error as it may be told: what the store refuses came from the request."""
+    return Rejected("a value in this request cannot be stored") if isinstance(error, DataFault) else error
+
+
+def request_id(given: str | None) -> str:
+    """Return the caller's own id of a request where it is fit for logs and headers, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else new_id()
 
 
 def encode_error(error: BrokerError, request_id: str) -> bytes:

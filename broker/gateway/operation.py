@@ -20,7 +20,8 @@ class Operation(Struct, kw_only=True, frozen=True):
     """One method on one path.
 
     `scope` None: needs no key. `body`: the type of its JSON body; a handler of a `raw_body` gets the bytes
-    and reads them itself, `body` is then only what it documents. `replies`: type of the body per status of
+    and reads them itself, `body` is then only what it documents. `streams`: a GET that answers with a
+    stream, Server-Sent Events or, to who upgrades, a WebSocket. `replies`: type of the body per status of
     success. `errors`: what it may answer besides what every operation may (400, 401, 403, 413, 415, 422).
     """
 
@@ -34,6 +35,7 @@ class Operation(Struct, kw_only=True, frozen=True):
     scope: Scope | None
     body: Any = None  # a Struct type, a generic of one, or None
     raw_body: bool = False
+    streams: bool = False
     optional_body: bool = False  # none at all means `{}`
     check: Check[Any] | None = None  # of the type in `body`
     body_bytes_max: int = limits.MESSAGE_BYTES_MAX

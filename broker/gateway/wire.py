@@ -9,6 +9,7 @@ import asyncio
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from broker.gateway import errors
 from schema import limits
@@ -37,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["abort"] = self.transport.abort  # for streams whose peer takes nothing any more
         self._in_head, self._head_bytes = True, 0
         self._deadline = self.loop.call_later(limits.BODY_RECEIVE_MS_MAX / 1000, self._on_deadline)
 
@@ -76,6 +78,14 @@ class BoundedProtocol(HttpToolsProtocol):
         status = b"HTTP/1.1 %d %s\r\n" % (error.status, _PHRASES[error.status])
         self.transport.write(status + head.encode() + body)
         self.transport.close()
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket of the gateway."""
+
+    async def run_asgi(self) -> None:
+        self.scope["state"]["abort"] = self.transport.abort
+        await super().run_asgi()
 
 
 def _too_large() -> BrokerError:
