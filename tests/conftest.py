@@ -21,6 +21,7 @@ import pytest
 import redis
 import uvloop
 from hypothesis import HealthCheck, settings
+from whole_broker import SHORT, WholeBroker, free_port
 
 from broker.servers.postgres import EmbeddedPostgres
 from broker.servers.valkey import EmbeddedValkey
@@ -61,6 +62,18 @@ settings.load_profile("shared-machine")
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Async tests run on uvloop, as the product does."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+# --- the whole broker, one per session ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def calm_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroker]:
+    """A broker nobody breaks, all its processes; starts when first asked for."""
+    broker = WholeBroker(tmp_path_factory.mktemp("calm"), port=free_port(), **SHORT)
+    broker.start()
+    yield broker
+    assert broker.stop() == 0
 
 
 # --- servers, one of each kind per session ----------------------------------------------------------

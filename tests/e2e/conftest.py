@@ -1,23 +1,11 @@
-"""Two brokers for all tests: one that is left in peace, one that things are done to. Both start when first
-asked for, and their times are short, so that nothing has to be slept through."""
+"""Two brokers for all tests: one that is left in peace (`calm_broker`), one that things are done to. Both
+start when first asked for, and their times are short, so that nothing has to be slept through."""
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from scene import Place, Scene, a_scene, eventually
-from whole_broker import WholeBroker
-
-SHORT = {"RETRY_TIME_SCALE": "0.002", "VALKEY_MAXMEMORY_MB": "256"}
-
-
-@pytest.fixture(scope="session")
-def calm_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroker]:
-    """A broker nobody breaks."""
-    broker = WholeBroker(tmp_path_factory.mktemp("calm"), port=free_port(), **SHORT)
-    broker.start()
-    yield broker
-    assert broker.stop() == 0
+from whole_broker import SHORT, WholeBroker, free_port
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +44,3 @@ async def scene(broker: WholeBroker) -> AsyncIterator[Scene]:
 def place_of(broker: WholeBroker) -> Place:
     running = broker.running
     return Place(running.api_url, running.api_key, running.redis_url, running.database_url)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

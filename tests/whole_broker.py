@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from broker.servers.running import Running, read_running
 
 PATIENCE_S = 60.0
+SHORT = {"RETRY_TIME_SCALE": "0.002", "VALKEY_MAXMEMORY_MB": "256"}
+"""Settings with times so short that nothing has to be slept through."""
 KNOWN = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
 LOG_CHARS = 4_000
 ROLES = ("gateway", "worker", "recorder", "keeper")
@@ -23,6 +26,13 @@ def until(found: Callable[[], object], *, what: str, otherwise: Callable[[], str
     while not found():
         assert time.monotonic() < deadline, f"waited in vain: {what}\n{otherwise()}"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Return a port that nobody listened on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def environment(**settings: str) -> dict[str, str]:
