@@ -79,6 +79,7 @@ async def _keep(process: Process, link: Link, pool: Pool) -> None:
         silent_after_ms=settings.silent_after_ms,
         retention_days=settings.message_retention_days,
         shards=settings.shards,
+        dedup_window_ms=settings.dedup_window_ms,
     )
     async with asyncio.TaskGroup() as group:
         tenancy = Tenancy(

@@ -6,6 +6,7 @@ certain senders still hears from those it works with; `by` says who acted.
 """
 
 from collections.abc import Collection
+from datetime import datetime
 
 from msgspec import Raw, Struct
 
@@ -17,13 +18,13 @@ _SILENT = frozenset({Action.DECLINE})
 
 
 class Particulars(Struct, kw_only=True, frozen=True):
-    """What whoever acted said about it. `result` is JSON; `estimated_ms`: when it will be done."""
+    """What whoever acted said about it. `result` is JSON; `estimated`: when it will be done."""
 
     reason: str | None = None
     note: str | None = None
     percent: int | None = None
     result: Raw | None = None
-    estimated_ms: int | None = None
+    estimated: datetime | None = None
 
 
 class Told(Struct, frozen=True):

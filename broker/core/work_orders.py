@@ -64,7 +64,7 @@ _BY_WORKER: Final = frozenset(
 DOES: Final[dict[Party, frozenset[Action]]] = {
     Party.WORKER: _BY_WORKER,
     Party.REQUESTER: frozenset({Action.CANCEL}),
-    Party.BROKER: frozenset({Action.EXPIRE}),
+    Party.BROKER: frozenset({Action.EXPIRE, Action.CANCEL}),  # cancel: when a side has left
 }
 UNDER_LEASE: Final = frozenset({Action.PROGRESS, Action.COMPLETE, Action.FAIL})
 """What needs the current lease."""

@@ -249,7 +249,7 @@ async def _write(
         None if lease is None else lease.token,
         None if lease is None else from_ms(lease.until_ms),
         from_ms(now_ms),
-        None if said.estimated_ms is None else from_ms(said.estimated_ms),
+        said.estimated,
         said.percent,
         None if change.action is Action.DECLINE else said.reason,
         None if said.result is None else bytes(said.result).decode(),

@@ -86,8 +86,7 @@ async def note(
 def detail_of(change: Change, said: Particulars) -> dict[str, Any]:  # JSON
     """Return what the history keeps of a change. A result stays in the order's row alone."""
     detail: dict[str, Any] = {"reason": said.reason, "note": said.note, "percent": said.percent}
-    if said.estimated_ms is not None:
-        detail["estimated_completion"] = from_ms(said.estimated_ms)
+    detail["estimated_completion"] = said.estimated
     if change.action in (Action.ACCEPT, Action.PROGRESS) and change.after.lease is not None:
         detail["lease_number"] = change.after.lease.number
         detail["lease_until"] = from_ms(change.after.lease.until_ms)

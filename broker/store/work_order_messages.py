@@ -57,7 +57,7 @@ def updates_of(
         reason=said.reason,
         note=said.note,
         percent=said.percent,
-        estimated_completion=None if said.estimated_ms is None else from_ms(said.estimated_ms),
+        estimated_completion=said.estimated,
         result=UNSET if said.result is None else said.result,
     )
     # Of the work only its two sides hear more than that the order is gone.

@@ -16,7 +16,7 @@ from broker.store.pool import Pool
 from broker.store.statements import load
 from schema.ids import is_id
 from schema.limits import PAGE_ROWS_DEFAULT
-from schema.times import to_ms
+from schema.times import from_ms, to_ms
 from schema.work_order import AgentName, OrderStatus, Party, WorkOrderEvent, WorkOrderView
 
 _GET: Final = load("work_order_get")
@@ -26,6 +26,9 @@ _LISTS: Final = {
     Party.WORKER: (load("work_orders_of_worker"), load("work_orders_of_worker_count")),
     Party.REQUESTER: (load("work_orders_of_requester"), load("work_orders_of_requester_count")),
 }
+_OVERDUE: Final = load("work_orders_overdue")
+_ORPHANED: Final = load("work_orders_orphaned")
+_DELETE_FINISHED: Final = load("work_orders_delete_finished")
 _ALL_STATUSES: Final = [status.value for status in OrderStatus]
 _LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
@@ -90,6 +93,24 @@ async def list_page(pool: Pool, wanted: OrderFilter) -> OrderPage:
 async def active_jobs(pool: Pool, agent_id: str) -> int:
     """Return how many orders the agent has accepted and not finished. Raises: StoreUnavailable."""
     return int(await pool.fetch_value(_ACTIVE, agent_id))
+
+
+async def overdue(pool: Pool, limit: int) -> list[str]:
+    """Return ids of unfinished orders whose deadline has passed. Raises: StoreUnavailable."""
+    return [str(row["id"]) for row in await pool.fetch(_OVERDUE, limit)]
+
+
+async def orphaned(pool: Pool, limit: int) -> list[str]:
+    """Return ids of unfinished orders that lack a side: an agent that left. Raises: StoreUnavailable."""
+    return [str(row["id"]) for row in await pool.fetch(_ORPHANED, limit)]
+
+
+async def delete_finished(pool: Pool, before_ms: int, limit: int) -> int:
+    """Delete orders that ended before a moment, with all that belongs to them; return how many.
+
+    Raises: StoreUnavailable.
+    """
+    return int(await pool.fetch_value(_DELETE_FINISHED, from_ms(before_ms), limit))
 
 
 # --- rows -------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = (
     *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
-    *("statistics", "idempotency", "departed"),
+    *("statistics", "idempotency", "departed", "outbox", "work_orders"),
 )
 WORK_ORDER_ACTIONS: Final = (
     *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),

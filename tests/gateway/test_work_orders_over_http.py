@@ -1,9 +1,11 @@
 """Work orders over HTTP: made, shown, listed, taken, reported on, ended; and who may do which."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import httpx
@@ -159,72 +161,42 @@ async def test_an_operator_orders_for_whom_it_names_and_nobody_else(
     assert outcome(taken) == "accepted"
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "to_agent_id"),
-        ({"capabilities": []}, "to_agent_id"),
-        ({"capabilities": [" x"]}, "capabilities[0]"),
-        ({"capabilities": ["x"] * 33}, "capabilities"),
-        ({"to_agent_id": "boss"}, "to_agent_id"),
-        ({"to_agent_id": "nobody"}, "to_agent_id"),
-        ({"to_agent_id": "worker", "title": ""}, "title"),
-        ({"to_agent_id": "worker", "title": "  "}, "title"),
-        ({"to_agent_id": "worker", "title": "x" * 201}, "title"),
-        ({"to_agent_id": "worker", "description": "x" * 20_001}, "description"),
-        ({"to_agent_id": "worker", "requirements": [1]}, "requirements"),
-        ({"to_agent_id": "worker", "requirements": {"x": "y" * 70_000}}, "requirements"),
-        ({"to_agent_id": "worker", "deadline_at": "2001-01-01T00:00:00Z"}, "deadline_at"),
-        ({"to_agent_id": "worker", "deadline_at": "0001-01-01T00:00:00+14:00"}, "deadline_at"),
-        ({"to_agent_id": "worker", "budget_usd": -1}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": "NaN"}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": "-Infinity"}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": "1e999999"}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": "1e-7"}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": 100_000_000_000_000}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": True}, "budget_usd"),
-        ({"to_agent_id": "worker", "budget_usd": "ten"}, "budget_usd"),
-    ],
-)
-async def test_a_bad_order_names_its_field(cast: Cast, body: dict[str, Any], field: str) -> None:
-    reply = await cast["boss"].post(f"{BASE}/work-order", json={"title": "t", **body})
-    assert reply.status_code == 422, reply.text
-    assert reply.json()["error"]["field"] == field
+async def test_a_worker_that_is_nobody_or_oneself_is_refused(cast: Cast) -> None:
+    for name, code in (("boss", "invalid"), ("nobody", "unknown_recipient")):
+        reply = await cast["boss"].post(f"{BASE}/work-order", json={"title": "t", "to_agent_id": name})
+        assert (reply.status_code, outcome(reply)) == (422, code)
+        assert reply.json()["error"]["field"] == "to_agent_id"
+    past = {"title": "t", "to_agent_id": "worker", "deadline_at": "2001-01-01T00:00:00Z"}
+    reply = await cast["boss"].post(f"{BASE}/work-order", json=past)
+    assert (reply.status_code, reply.json()["error"]["field"]) == (422, "deadline_at")
 
 
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        ("15000", "15000"),
-        ("15000.00", "15000"),
-        ("1.5e4", "15000"),
-        ('"12.50"', "12.5"),
-        ("0.1", "0.1"),
-        ("0.30000000000000000", "0.3"),
-        ("99999999999999.999999", "99999999999999.999999"),
-        ("0.000001", "0.000001"),
-        ("-0.0", "0"),
-        ("0e10", "0"),
-        ("null", "null"),
-    ],
-)
-async def test_an_amount_is_exact_all_the_way(
-    http: httpx.AsyncClient, cast: Cast, written: str, read: str
-) -> None:
-    body = f'{{"title": "t", "to_agent_id": "worker", "budget_usd": {written}}}'
-    reply = await cast["boss"].post(f"{BASE}/work-order", content=body)
-    assert reply.status_code == 201, reply.text
-    again = await cast["boss"].get(f"{BASE}/work-order/{reply.json()['work_order_id']}")
-    listed = await cast["worker"].get(f"{BASE}/work-orders")
-    for text in (reply.text, again.text, listed.text):
-        assert f'"budget_usd":{read},' in text
+AMOUNTS = {
+    "15000": "15000",
+    "15000.00": "15000",
+    "1.5e4": "15000",
+    '"12.50"': "12.5",
+    "0.1": "0.1",
+    "0.30000000000000000": "0.3",
+    "99999999999999.999999": "99999999999999.999999",
+    "0.000001": "0.000001",
+    "-0.0": "0",
+    "0e10": "0",
+    "null": "null",
+}
 
 
-@pytest.mark.parametrize("written", ["1e400", "NaN", "Infinity", "1e-20000", "0.1234567"])
-async def test_an_amount_that_is_no_exact_number_is_refused(cast: Cast, written: str) -> None:
-    body = f'{{"title": "t", "to_agent_id": "worker", "budget_usd": {written}}}'
-    reply = await cast["boss"].post(f"{BASE}/work-order", content=body)
-    assert reply.status_code in (400, 422), reply.text
+async def test_an_amount_is_exact_all_the_way(http: httpx.AsyncClient, cast: Cast) -> None:
+    for written, read in AMOUNTS.items():
+        body = f'{{"title": "t", "to_agent_id": "worker", "budget_usd": {written}}}'
+        reply = await cast["boss"].post(f"{BASE}/work-order", content=body)
+        assert reply.status_code == 201, reply.text
+        again = await cast["boss"].get(f"{BASE}/work-order/{reply.json()['work_order_id']}")
+        listed = await cast["worker"].get(f"{BASE}/work-orders?limit=1")
+        message = await http.get("/api/messages", params={"conversation_id": reply.json()["work_order_id"]})
+        for text in (reply.text, again.text, listed.text):
+            assert f'"budget_usd":{read},' in text
+        assert re.search(f'"budget_usd": ?{re.escape(read)},', message.text)
 
 
 async def test_an_agent_that_takes_no_orders_gets_none(
@@ -262,11 +234,11 @@ ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "cancel": ("cancel", {"reason": "changed my mind"}),
 }
 WORKERS = ("accept", "reject", "progress", "complete", "fail")
-WORDS = {"complete": "completed", "fail": "failed", "reject": "rejected", "cancel": "cancelled"}
+STATES = ("pending", "accepted", "completed", "failed", "rejected", "cancelled")
 
 
 def expected(state: str, actor: str, action: str) -> str:
-    if actor in ("other", "stranger"):
+    if actor == "stranger":
         return "not_found"
     if (actor == "worker") != (action in WORKERS):
         return "agent_mismatch"
@@ -292,19 +264,20 @@ async def brought_to(cast: Cast, state: str) -> str:
     return order_id
 
 
-@pytest.mark.parametrize("state", ["pending", "accepted", "completed", "failed", "rejected", "cancelled"])
-async def test_every_action_by_every_actor(cast: Cast, state: str) -> None:
-    found = {}
-    wanted = {}
-    for actor in ("boss", "worker", "other", "stranger"):
-        for action, (what, body) in ACTIONS.items():
-            order_id = await brought_to(cast, state)
+async def test_every_action_by_every_actor_in_every_state(cast: Cast) -> None:
+    found, wanted = {}, {}
+    for state in STATES:
+        order_id, fresh = "", False
+        for actor, action in product(("boss", "worker", "stranger"), ACTIONS):
+            what, body = ACTIONS[action]
+            order_id = order_id if fresh else await brought_to(cast, state)
             before = await shown(cast["boss"], order_id)
             reply = await act(cast[actor], order_id, what, **body)
-            found[actor, action] = outcome(reply)
-            wanted[actor, action] = expected(state, actor, action)
+            found[state, actor, action] = outcome(reply)
+            wanted[state, actor, action] = expected(state, actor, action)
             after = await shown(cast["boss"], order_id)
-            if reply.status_code != 200:
+            fresh = reply.status_code != 200
+            if fresh:
                 assert after == before
             else:
                 assert after["history"][:-1] == before["history"]
@@ -393,13 +366,10 @@ async def test_lists_show_each_side_its_own_in_pages_that_stay_put(cast: Cast) -
     assert (await cast["other"].get(f"{BASE}/work-orders")).json()["work_orders"] == []
 
 
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [("role=both", "role"), ("status=odd", "status"), ("limit=0", "limit"), ("cursor=junk", "cursor")],
-)
-async def test_a_bad_list_names_its_parameter(cast: Cast, query: str, field: str) -> None:
-    reply = await cast["boss"].get(f"{BASE}/work-orders?{query}")
-    assert (reply.status_code, reply.json()["error"]["field"]) == (422, field)
+async def test_a_bad_list_names_its_parameter(cast: Cast) -> None:
+    for query in ("role=both", "status=odd", "limit=0", "cursor=junk"):
+        reply = await cast["boss"].get(f"{BASE}/work-orders?{query}")
+        assert (reply.status_code, reply.json()["error"]["field"]) == (422, query.partition("=")[0])
 
 
 # --- open orders ---------------------------------------------------------------------------------------
@@ -489,7 +459,7 @@ async def test_an_agent_at_capacity_accepts_no_more_however_many_at_once(
         assert sorted(map(outcome, replies)) == ["accepted"] * 3 + ["at_capacity"] * 7
         taken = next(reply for reply in replies if reply.status_code == 200).json()
         assert outcome(await act(more["small"], taken["work_order_id"], "complete")) == "completed"
-        left = next(reply for reply in ids if (await shown(more["small"], reply))["status"] == "pending")
+        left = next(one for one, reply in zip(ids, replies, strict=True) if reply.status_code == 409)
         assert outcome(await act(more["small"], left, "respond", action="accept")) == "accepted"
 
 
@@ -514,7 +484,7 @@ async def hasty(
 async def lapsed(cast: Cast, order_id: str) -> None:
     """Wait until the lease of an order is over, by the clock that counts."""
     until = datetime.fromisoformat((await shown(cast["boss"], order_id))["lease_until"])
-    while datetime.now(UTC) <= until + timedelta(milliseconds=5):
+    while datetime.now(UTC) <= until:  # noqa: ASYNC110 (nothing happens when a lease lapses)
         await asyncio.sleep(0.02)
 
 

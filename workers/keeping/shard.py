@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from broker.store.pool import Pool
 from broker.streams.connection import open_connection
+from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
 from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
@@ -25,10 +26,12 @@ from workers.keeping.departures import Departures
 from workers.keeping.depths import DepthGauge
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.idempotency import IdempotencyKeys
+from workers.keeping.outbox import OutboxRelay
 from workers.keeping.presence import PresenceFollower
 from workers.keeping.schedule import Schedule
 from workers.keeping.silence import Silence
 from workers.keeping.statistics import Statistics
+from workers.keeping.work_orders import WorkOrders
 
 BACKOFF_S: Final = 0.2
 BACKOFF_S_MAX: Final = 5.0
@@ -50,6 +53,7 @@ class House(Struct, frozen=True):
     silent_after_ms: int
     retention_days: int
     shards: int = 1
+    dedup_window_ms: int = 120_000
 
 
 class KeptShard:
@@ -110,6 +114,22 @@ class KeptShard:
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
+                group.create_task(self._keep_orders())
+
+    async def _keep_orders(self) -> None:
+        """Empty the outbox and look after work orders, which fill it, until cancelled."""
+        house = self._house
+        publisher = Publisher(house.redis_url, shards=house.shards, name=f"{house.name}-outbox")
+        relay = OutboxRelay(house.pool, publisher, dedup_window_ms=house.dedup_window_ms)
+        orders = WorkOrders(
+            house.pool, post=relay.post, retention_days=house.retention_days, now_ms=house.now_ms
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(relay.run())
+                group.create_task(orders.run())
+        finally:
+            await publisher.close()
 
     def _report(self, group: BaseExceptionGroup[BrokerError]) -> None:
         if group.subgroup(Fenced) is not None:

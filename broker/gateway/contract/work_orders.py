@@ -15,6 +15,7 @@ from schema.errors import (
     NotAContact,
     NotFound,
     RateLimited,
+    RecipientDisabled,
     Rejected,
     StoreUnavailable,
     StreamsUnavailable,
@@ -46,7 +47,7 @@ WORK_ORDERS: Final = (
         query=checking.RequesterQuery,
         replies={201: WorkOrderReply},
         errors=(
-            *(AgentMismatch, NotAContact, NotAccepting, UnknownRecipient, RateLimited),
+            *(AgentMismatch, NotAContact, NotAccepting, UnknownRecipient, RecipientDisabled, RateLimited),
             *(StreamsUnavailable, StoreUnavailable),
         ),
         idempotent_by_key=True,

@@ -10,7 +10,7 @@ from broker.gateway.work_orders.showing import reply_of
 from broker.gateway.work_orders.telling import publish
 from broker.store.work_order_changes import Wish, change
 from schema.errors import NotFound
-from schema.times import as_utc, to_ms
+from schema.times import as_utc
 from schema.work_order import Action, CancelRequest, CompleteRequest, ProgressRequest, RespondRequest
 
 
@@ -24,8 +24,7 @@ async def respond(call: Call[RespondRequest, ActorQuery]) -> Reply:
     if request.action == "reject":
         return await _do(call, Action.REJECT, Particulars(reason=request.rejection_reason))
     estimated = request.estimated_completion
-    estimated_ms = None if estimated is None else to_ms(as_utc(estimated))
-    return await _do(call, Action.ACCEPT, Particulars(estimated_ms=estimated_ms))
+    return await _do(call, Action.ACCEPT, Particulars(estimated=estimated and as_utc(estimated)))
 
 
 async def complete(call: Call[CompleteRequest, ActorQuery]) -> Reply:
