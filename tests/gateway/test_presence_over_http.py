@@ -1,0 +1,270 @@
+"""Presence over HTTP: heartbeats, what agents say about themselves, who is there."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
+
+from broker.gateway.serve import Running
+from broker.store import agents as stored_agents
+from broker.store import presence as stored_presence
+from broker.streams.connection import open_connection
+from broker.streams.keys import REGISTRY, Keys
+from schema.ids import new_id, shard_of
+from schema.presence import PresenceUpdate
+
+API = "/api/v1/messaging"
+FIELDS = (
+    *("agent_id", "is_online", "last_heartbeat_at", "status_message", "accepts_work_orders"),
+    *("max_concurrent_jobs", "active_jobs", "state"),
+)
+
+ORDER = """
+INSERT INTO work_orders (
+    id, requester_id, worker_id, status, is_open, title, description, requirements, created_at, updated_at,
+    lease_token, lease_until
+) VALUES ($1, $2, $3, $4, false, 't', 'd', '{}', now(), now(), 'lease', now())
+"""
+
+
+async def presence(http: httpx.AsyncClient, reference: str) -> Any:
+    reply = await http.get(f"{API}/presence/{reference}")
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+async def heard_ago(gateway: Running, agent_id: str, ago_ms: int) -> None:
+    """Move the last sign of life into the past."""
+    services = gateway.services
+    at_ms = await services.presence.now_ms() - ago_ms
+    connection = await services.link.get()
+    key = Keys(shard_of(agent_id, services.settings.shards)).presence
+    await connection.send("ZADD", key, at_ms, agent_id)
+
+
+async def test_an_agent_nobody_has_heard_of_is_gone(http: httpx.AsyncClient, register: Register) -> None:
+    agent = await register("quiet", max_concurrent_jobs=7, status_message="new here")
+    shown = await presence(http, "quiet")
+    assert {field: shown[field] for field in FIELDS} == {
+        "agent_id": agent["id"],
+        "is_online": False,
+        "last_heartbeat_at": None,
+        "status_message": "new here",
+        "accepts_work_orders": True,
+        "max_concurrent_jobs": 7,
+        "active_jobs": 0,
+        "state": "gone",
+    }
+
+
+async def test_a_heartbeat_puts_an_agent_online_under_its_name_and_its_id(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("pulse")
+    for reference in (agent["id"], agent["id"].upper(), "pulse"):
+        beat = await http.post(f"{API}/heartbeat", params={"agent_id": reference})
+        assert beat.status_code == 200, beat.text
+        assert (beat.json()["agent_id"], beat.json()["is_online"]) == (agent["id"], True)
+        shown = await presence(http, reference)
+        assert (shown["state"], shown["is_online"]) == ("online", True)
+        assert shown["last_heartbeat_at"] == beat.json()["heartbeat_at"]
+    # Postgres has the first one already: lists of who is online are read there.
+    row = await stored_agents.get(gateway.services.pool, agent["id"])
+    assert row is not None
+    assert row.heartbeat_ms > 0
+
+
+async def test_an_agents_own_key_and_the_header_say_who_beats(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("own")
+    async with calling(gateway, agent["api_key"]) as own:
+        assert (await own.post(f"{API}/heartbeat")).json()["agent_id"] == agent["id"]
+    claimed = await http.post(f"{API}/heartbeat", headers={"X-Agent-Id": "own"})
+    assert claimed.json()["agent_id"] == agent["id"]
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "state"),
+    [(0, "online"), (30_000, "online"), (60_000, "away"), (200_000, "away"), (300_000, "gone")],
+)
+async def test_silence_makes_it_away_and_then_gone(
+    gateway: Running, http: httpx.AsyncClient, register: Register, ago_ms: int, state: str
+) -> None:
+    agent = await register("fading")
+    await heard_ago(gateway, agent["id"], ago_ms)
+    shown = await presence(http, "fading")
+    assert (shown["state"], shown["is_online"]) == (state, state == "online")
+    assert shown["last_heartbeat_at"] is not None
+
+
+async def test_any_subset_changes_and_the_rest_stays(http: httpx.AsyncClient, register: Register) -> None:
+    agent = await register("worker", max_concurrent_jobs=4, capabilities=["dig"])
+    changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+        ({"status_message": "digging"}, ("digging", True, 4)),
+        ({"accepts_work_orders": False}, ("digging", False, 4)),
+        ({"max_concurrent_jobs": 9, "accepts_work_orders": True}, ("digging", True, 9)),
+        ({}, ("digging", True, 9)),
+        ({"status_message": None}, (None, True, 9)),
+    ]
+    for body, wanted in changes:
+        reply = await http.put(f"{API}/presence?agent_id=worker", json=body)
+        assert reply.status_code == 200, reply.text
+        shown = reply.json()
+        assert (
+            shown["status_message"],
+            shown["accepts_work_orders"],
+            shown["max_concurrent_jobs"],
+        ) == wanted, body
+        assert (shown["agent_id"], shown["state"]) == (agent["id"], "online")  # it counts as a heartbeat
+        assert shown == await presence(http, "worker")
+    agent_now = (await http.get("/api/agents/worker")).json()
+    assert (agent_now["max_concurrent_jobs"], agent_now["capabilities"]) == (9, ["dig"])
+
+
+async def test_a_change_is_announced_and_a_mere_heartbeat_is_not(
+    http: httpx.AsyncClient, register: Register, streams_url: str
+) -> None:
+    agent = await register("worker")
+    async with await open_connection(streams_url, name="test") as connection:
+        await connection.send("DEL", REGISTRY)
+        await http.put(f"{API}/presence?agent_id=worker", json={})
+        assert await connection.send("XLEN", REGISTRY) == 0
+        await http.put(f"{API}/presence?agent_id=worker", json={"accepts_work_orders": False})
+        ((_, fields),) = await connection.send("XRANGE", REGISTRY, "-", "+")
+    assert fields == [b"id", agent["id"].encode()]
+
+
+async def test_racing_changes_of_different_fields_undo_nothing_of_each_other(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("worker")
+    pool = gateway.services.pool
+    await asyncio.gather(
+        *(
+            stored_presence.change(pool, agent["id"], update, now_ms=1)
+            for update in (
+                PresenceUpdate(status_message="a"),
+                PresenceUpdate(accepts_work_orders=False),
+                PresenceUpdate(max_concurrent_jobs=3),
+            )
+        )
+    )
+    shown = await presence(http, "worker")
+    assert (shown["status_message"], shown["accepts_work_orders"], shown["max_concurrent_jobs"]) == (
+        "a",
+        False,
+        3,
+    )
+    assert await stored_presence.change(pool, new_id(), PresenceUpdate(), now_ms=1) is False
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"status_message": ""}, {"status_message"}),
+        ({"status_message": "x" * 281}, {"status_message"}),
+        ({"status_message": 3}, {"status_message"}),
+        ({"accepts_work_orders": None}, {"accepts_work_orders"}),
+        (
+            {"accepts_work_orders": "yes", "max_concurrent_jobs": 0},
+            {"accepts_work_orders", "max_concurrent_jobs"},
+        ),
+        ({"max_concurrent_jobs": 10_001}, {"max_concurrent_jobs"}),
+        ({"max_concurrent_jobs": 1.5, "status_message": "\n"}, {"max_concurrent_jobs", "status_message"}),
+    ],
+)
+async def test_every_fault_is_told_at_once_and_nothing_is_changed(
+    http: httpx.AsyncClient, register: Register, body: dict[str, Any], fields: set[str]
+) -> None:
+    await register("worker", status_message="before")
+    reply = await http.put(f"{API}/presence?agent_id=worker", json=body)
+    assert reply.status_code == 422
+    assert {fault["field"] for fault in reply.json()["error"]["details"]} == fields
+    shown = await presence(http, "worker")
+    assert (shown["status_message"], shown["state"]) == ("before", "gone")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/heartbeat"), ("PUT", "/presence")])
+async def test_who_acts_must_be_known_and_be_oneself(
+    gateway: Running, http: httpx.AsyncClient, register: Register, method: str, path: str
+) -> None:
+    one, other = await register("one"), await register("other")
+
+    async def status_and_error(client: httpx.AsyncClient, **params: str) -> tuple[int, str, str | None]:
+        reply = await client.request(method, API + path, params=params, json={})
+        error = reply.json()["error"]
+        return reply.status_code, error["code"], error.get("field")
+
+    assert await status_and_error(http) == (422, "invalid", "agent_id")
+    assert await status_and_error(http, agent_id="nobody") == (422, "invalid", "agent_id")
+    async with calling(gateway, one["api_key"]) as own:
+        for claim in (other["id"], "other", "nobody"):
+            assert await status_and_error(own, agent_id=claim) == (403, "agent_mismatch", None)
+    async with calling(gateway, None) as stranger:
+        assert (await stranger.request(method, API + path, json={})).status_code == 401
+
+
+@pytest.mark.parametrize("reference", ["nobody", "0190a0b1-0000-7000-8000-000000000000", "x" * 200])
+async def test_presence_of_nobody_is_not_found(http: httpx.AsyncClient, reference: str) -> None:
+    reply = await http.get(f"{API}/presence/{reference}")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_without_redis_heartbeats_are_503_and_presence_is_what_postgres_knows(
+    database_url: str,
+) -> None:
+    settings = settings_for("redis://127.0.0.1:1/0", database_url)
+    async with held(settings) as gateway, calling(gateway, OPERATOR_KEY) as http:
+        assert (await http.post("/api/agents", json={"name": "cut off"})).status_code == 201
+        for reply in (
+            await http.post(f"{API}/heartbeat?agent_id=cut off"),
+            await http.put(f"{API}/presence?agent_id=cut off", json={"status_message": "here"}),
+        ):
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "streams_unavailable")
+            assert int(reply.headers["Retry-After"]) > 0
+        agent = await stored_agents.get(gateway.services.pool, "cut off")
+        assert agent is not None
+        assert agent.status_message is None
+        await stored_agents.save_heartbeats(gateway.services.pool, {agent.id: gateway.services.now_ms()})
+        shown = await presence(http, "cut off")
+        assert (shown["state"], shown["last_heartbeat_at"] is not None) == ("online", True)
+
+
+async def test_without_postgres_heartbeats_of_ids_go_on(streams_url: str) -> None:
+    settings = settings_for(streams_url, "postgresql://nobody@127.0.0.1:1/nothing")
+    async with held(settings) as gateway, calling(gateway) as http:
+        agent_id = new_id()
+        beat = await http.post(f"{API}/heartbeat", params={"agent_id": agent_id})
+        assert (beat.status_code, beat.json()["agent_id"]) == (200, agent_id)
+        assert (await http.post(f"{API}/heartbeat?agent_id=name")).status_code == 503
+        assert (await http.get(f"{API}/presence/{agent_id}")).status_code == 503
+
+
+async def test_accepted_work_orders_are_active_jobs(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    worker, other = await register("worker"), await register("other")
+    for agent, status in (
+        (worker, "accepted"),
+        (worker, "pending"),
+        (worker, "accepted"),
+        (other, "accepted"),
+    ):
+        await gateway.services.pool.execute(ORDER, new_id(), other["id"], agent["id"], status)
+    assert (await presence(http, "worker"))["active_jobs"] == 2
+
+
+async def test_two_gateways_show_the_same(
+    gateway: Running, http: httpx.AsyncClient, register: Register, streams_url: str, database_url: str
+) -> None:
+    await register("roaming")
+    await presence(http, "roaming")
+    async with held(settings_for(streams_url, database_url)) as second:
+        await until_ready(second)
+        async with calling(second) as other:
+            body = {"status_message": "seen from the other side"}
+            changed = (await other.put(f"{API}/presence?agent_id=roaming", json=body)).json()
+        assert await presence(http, "roaming") == changed
