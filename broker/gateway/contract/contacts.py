@@ -20,6 +20,7 @@ from schema.errors import (
     NotAContact,
     NotFound,
     RateLimited,
+    RecipientDisabled,
     Rejected,
     StoreUnavailable,
     StreamsFull,
@@ -40,7 +41,7 @@ CONTACTS: Final = (
         query=SenderQuery,
         replies={201: ContactRequestReply},
         errors=(
-            *(AgentMismatch, UnknownRecipient, NotAContact, RateLimited),
+            *(AgentMismatch, UnknownRecipient, RecipientDisabled, NotAContact, RateLimited),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
         handler=contacts.request,

@@ -10,6 +10,7 @@ from schema.errors import (
     NotAContact,
     NotFound,
     RateLimited,
+    RecipientDisabled,
     Rejected,
     StoreUnavailable,
     StreamsFull,
@@ -68,7 +69,7 @@ PRESENCE: Final = (
         query=pings.SenderQuery,
         replies={200: PingReply},
         errors=(
-            *(AgentMismatch, UnknownRecipient, NotAContact, RateLimited),
+            *(AgentMismatch, UnknownRecipient, RecipientDisabled, NotAContact, RateLimited),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
         handler=pings.ping,

@@ -18,8 +18,8 @@ from broker.core.contacts import STRANGERS, Standing, may_ask, may_write
 from broker.gateway.services import Services
 from broker.store import messages as stored_messages
 from broker.telemetry import metrics
-from schema.agent import Agent, ContactPolicy
-from schema.errors import NotAContact, RateLimited, StoreUnavailable, UnknownRecipient
+from schema.agent import Agent, AgentStatus, ContactPolicy
+from schema.errors import NotAContact, RateLimited, RecipientDisabled, StoreUnavailable, UnknownRecipient
 from schema.ids import is_id
 from schema.limits import CONTACT_REQUESTS_PER_HOUR_MAX
 from schema.message import MessageView
@@ -72,8 +72,9 @@ async def admit(
     `reply_to_row`: the message it answers; `reply_to`: its id where the row was not found (yet): it is waited
     for before the sender is turned away. Costs no query for a recipient that is open and has set no rates.
 
-    Raises: NotAContact, RateLimited, StoreUnavailable, StreamsUnavailable.
+    Raises: RecipientDisabled, NotAContact, RateLimited, StoreUnavailable, StreamsUnavailable.
     """
+    _refuse_disabled(recipient)
     book, policy = services.contacts, recipient.contact_policy
     is_open = policy is ContactPolicy.OPEN
     book.note_policy(recipient.id, is_open=is_open)
@@ -92,8 +93,9 @@ async def admit(
 async def admit_request(services: Services, sender_id: str, recipient: Agent) -> Standing:
     """Let a contact request pass, or say why not; return how the two stand.
 
-    Raises: NotAContact, RateLimited, StoreUnavailable, StreamsUnavailable.
+    Raises: RecipientDisabled, NotAContact, RateLimited, StoreUnavailable, StreamsUnavailable.
     """
+    _refuse_disabled(recipient)
     policy, now_ms = recipient.contact_policy, services.now_ms()
     services.contacts.note_policy(recipient.id, is_open=policy is ContactPolicy.OPEN)
     standing = await services.contacts.looked_up(recipient.id, sender_id)
@@ -105,6 +107,12 @@ async def admit_request(services: Services, sender_id: str, recipient: Agent) ->
             services, "ask", recipient, sender_id, count=CONTACT_REQUESTS_PER_HOUR_MAX, per_ms=HOUR_MS
         )
     return standing
+
+
+def _refuse_disabled(recipient: Agent) -> None:
+    """The router would fail the message; its sender hears it now. Raises: RecipientDisabled."""
+    if recipient.status is AgentStatus.DISABLED:
+        raise RecipientDisabled(f"{recipient.name!r} is disabled and takes no messages", field="to_agent_id")
 
 
 async def _standing_with_open(services: Services, recipient_id: str, sender_id: str) -> Standing:
