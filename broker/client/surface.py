@@ -3,10 +3,12 @@
 from broker.client.subject import ShellT, Subject
 from broker.client.subjects.agents import Agents
 from broker.client.subjects.contacts import Contacts
+from broker.client.subjects.dead_letters import DeadLetters
 from broker.client.subjects.inbox import Inbox
 from broker.client.subjects.keys import Keys
 from broker.client.subjects.messages import Messages
 from broker.client.subjects.presence import Presence
+from broker.client.subjects.statistics import Statistics
 from broker.client.subjects.system import System
 from broker.client.subjects.work_orders import WorkOrders
 
@@ -34,4 +36,6 @@ class Surface(Subject[ShellT]):
         self.presence: Presence[ShellT] = Presence(shell)
         self.contacts: Contacts[ShellT] = Contacts(shell)
         self.work_orders: WorkOrders[ShellT] = WorkOrders(shell)
+        self.dead_letters: DeadLetters[ShellT] = DeadLetters(shell)
+        self.stats: Statistics[ShellT] = Statistics(shell)
         self.system: System[ShellT] = System(shell)

@@ -19,6 +19,12 @@ class SentMessage(MessageView, kw_only=True):
     reply: "SentMessage | None" = None
 
 
+class DeadMessage(SentMessage, kw_only=True):
+    """A message that failed or expired. `round`: how often it has been replayed so far."""
+
+    round: int = 0
+
+
 class ReceivedMessage(InboxMessage, kw_only=True):
     """A message as its recipient sees it, its content decoded."""
 
