@@ -14,6 +14,7 @@ from broker.gateway.contract.keys import KEYS
 from broker.gateway.contract.messages import MESSAGES
 from broker.gateway.contract.operators import OPERATORS
 from broker.gateway.contract.presence import PRESENCE
+from broker.gateway.contract.realtime import REALTIME
 from broker.gateway.contract.routing import ROUTING
 from broker.gateway.contract.statistics import STATISTICS
 from broker.gateway.contract.work_orders import WORK_ORDERS
@@ -25,6 +26,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *MESSAGES,
     *ROUTING,
     *INBOX,
+    *REALTIME,
     *PRESENCE,
     *CONTACTS,
     *WORK_ORDERS,

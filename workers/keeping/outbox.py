@@ -54,7 +54,10 @@ class OutboxRelay:
                 await asyncio.sleep(0 if full else ROUND_S)
 
     async def relay(self) -> int:
-        """Relay one batch; return how many rows it had. Raises: StoreUnavailable, StreamsUnavailable, StreamsFull."""
+        """Relay one batch; return how many rows it had.
+
+        Raises: StoreUnavailable, StreamsUnavailable, StreamsFull.
+        """
         batch = await outbox.claim(self._pool, BATCH_MAX, for_ms=CLAIM_MS)
         if batch:
             unpublished = await self._unpublished(batch)
