@@ -59,11 +59,18 @@ async def claim(pool: Pool, key: bytes, body: bytes, *, target_id: str, now_ms: 
 
 
 async def answer(pool: Pool, made: Claim, given: Answer) -> Answer:
-    """Keep the reply to a claim; return the first one given, maybe another's. Raises: StoreUnavailable."""
+    """Keep the reply to a claim; return the first one given: this very one, or another's.
+
+    Raises: StoreUnavailable.
+    """
     headers = msgspec.json.encode(given.headers).decode()
-    row = await pool.fetch_row(_ANSWER, made.key, made.target_id, given.status, given.body, headers)
-    first = None if row is None else _claim(row).answer
-    return given if first is None else first
+    async with pool.connection() as connection:
+        kept = await connection.fetchval(_ANSWER, made.key, made.target_id, given.status, given.body, headers)
+        row = None if kept else await connection.fetchrow(_FIND, made.key)
+    there = None if row is None else _claim(row)
+    if there is None or there.answer is None or there.target_id != made.target_id:
+        return given
+    return there.answer
 
 
 async def release(pool: Pool, made: Claim) -> None:

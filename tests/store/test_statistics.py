@@ -14,6 +14,7 @@ from ledger_events import AGENTS, envelope, ledgers, now_ms, readings, settled
 from broker.core.fold import fold
 from broker.store import dead_letters, messages, partitions, record, statistics
 from broker.store.pool import Pool, open_pool
+from broker.store.statements import load
 from broker.store.statistics import DEPLOYMENT, Counted
 from schema.errors import IllegalTransition
 from schema.ids import new_id
@@ -230,9 +231,7 @@ async def test_writers_and_folders_at_the_same_time_lose_and_double_nothing(
 async def test_one_folds_at_a_time(pool: Pool) -> None:
     await record.write(pool, fold([settled(envelope())]))
     async with pool.transaction() as connection:
-        assert await connection.fetchval(
-            "SELECT pg_try_advisory_xact_lock(hashtext('agent_broker.statistics'))"
-        )
+        assert await connection.fetchval(load("statistics_lock"))
         assert await statistics.fold(pool, messages=10, minutes_since_ms=0) is None
         assert await statistics.merge_days(pool, date.max) == 0
     folded = await statistics.fold(pool, messages=10, minutes_since_ms=0)
@@ -338,10 +337,9 @@ async def test_messages_there_before_the_statistics_are_counted(empty_database_u
 async def test_work_orders_are_counted_by_status(pool: Pool) -> None:
     async def add(status: str, worker: str, requester: str) -> None:
         await pool.execute(
-            "INSERT INTO work_orders (id, requester_id, worker_id, created_at, updated_at, finished_at, is_open,"
-            " status, title, description, requirements) VALUES"
-            " ($1, $2, $3, now(), now(), CASE WHEN $4 = 'pending' THEN NULL ELSE now() END, false, $4, 't', 'd',"
-            " '{}')",
+            "INSERT INTO work_orders (id, requester_id, worker_id, status, finished_at, created_at,"
+            " updated_at, is_open, title, description, requirements) VALUES ($1, $2, $3, $4,"
+            " CASE WHEN $4 = 'pending' THEN NULL ELSE now() END, now(), now(), false, 't', 'd', '{}')",
             new_id(),
             requester,
             worker,
