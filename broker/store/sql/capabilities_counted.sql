@@ -4,7 +4,7 @@ SELECT
     (
         SELECT count(*) FROM (
             SELECT FROM agents WHERE capabilities @> ARRAY[wanted.capability] AND deleted_at IS NULL LIMIT $2
-        ) AS having
+        ) AS capable
     ) AS agents
 FROM unnest($1::text[]) AS wanted (capability)
 UNION ALL
