@@ -1,6 +1,6 @@
 """The way into an operation, whatever carries it: authenticate, authorise, read the query."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import falcon.asgi
@@ -22,6 +22,11 @@ def entrance(services: Services, operation: Operation) -> Enter:
     queries = QueryReader(operation.query, operation.check_query)
     open_to_all = scope is None or not services.settings.require_authentication
 
+    def parameters_of(req: falcon.asgi.Request) -> Mapping[str, str | list[str]]:
+        last = req.get_header("Last-Event-ID") if operation.streams else None
+        # An EventSource that comes back says so in a header, and repeats the address it was first given.
+        return req.params if last is None else {**req.params, "last_event_id": last}
+
     async def enter(
         req: falcon.asgi.Request, path: dict[str, str], authorization: str | None
     ) -> Call[Any, Any]:
@@ -37,11 +42,19 @@ def entrance(services: Services, operation: Operation) -> Enter:
             services,
             principal,
             path,
-            query=queries.read(req.params),
+            query=queries.read(parameters_of(req)),
             body=None,
-            claimed_agent=req.get_header("X-Agent-Id"),
+            claimed_agent=_claimed_agent(req),
             idempotency_key=req.get_header("Idempotency-Key"),
             authorization=None if open_to_all else authorization,
         )
 
     return enter
+
+
+def _claimed_agent(req: falcon.asgi.Request) -> str | None:
+    """Return the `X-Agent-Id` header; a name is UTF-8 there, read as Latin-1 by the framework. Empty: none."""
+    claimed = req.get_header("X-Agent-Id")
+    if claimed is None or claimed.isascii():
+        return claimed or None
+    return claimed.encode("latin-1").decode(errors="replace")

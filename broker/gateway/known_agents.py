@@ -10,6 +10,7 @@ Invariant: what was read before a change became known is never cached after it (
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 from broker.store import agents as stored_agents
@@ -39,6 +40,7 @@ class KnownAgents:
         self._cached: dict[str, tuple[Agent, float]] = {}
         self._ids: dict[str, str] = {}
         self._changes = 0
+        self._told: list[Callable[[str | None], None]] = []
         self._cursor: str | None = None
         self.following = asyncio.Event()
         """Set while changes are heard as they are announced."""
@@ -62,6 +64,12 @@ class KnownAgents:
         """Read this agent anew the next time it is asked for."""
         self._changes += 1
         self._cached.pop(agent_id, None)
+        for tell in self._told:
+            tell(agent_id)
+
+    def on_change(self, tell: Callable[[str | None], None]) -> None:
+        """Call `tell` with the id of every agent that changed from now on; None: any may have."""
+        self._told.append(tell)
 
     async def find(self, reference: str) -> str | None:
         """Return the id of the agent; None when there is no such agent. Raises: StoreUnavailable."""
@@ -131,6 +139,8 @@ class KnownAgents:
         self._changes += 1
         self._cached.clear()
         self._ids.clear()
+        for tell in self._told:
+            tell(None)
 
     def _remembered(self, key: str) -> Agent | None:
         """Return the cached agent of this id or name, unless it is too old or called otherwise by now."""

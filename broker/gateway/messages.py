@@ -93,7 +93,7 @@ async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_
     services, query = call.services, call.query
     if call.body.id is None:
         call.body.id = message_id
-    if (earlier := await _sent_before(services, call.body, sender)) is not None:
+    if (earlier := await sent_before(services, call.body, sender)) is not None:
         if query.wait == REPLY:
             earlier = await _answered(services, earlier, query.timeout_ms)
         return _reply(services, earlier, 201)
@@ -225,7 +225,7 @@ async def _listed(services: Services, reference: str | None) -> str | None:
     return found
 
 
-async def _sent_before(services: Services, request: SendRequest, sender: str | None) -> MessageView | None:
+async def sent_before(services: Services, request: SendRequest, sender: str | None) -> MessageView | None:
     """Return the message already sent under this id, where the streams may have forgotten it.
 
     An id made a moment ago cannot be older than the deduplication window, so it costs no query.

@@ -111,6 +111,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 background.create_task(services.agents.run()),
                 background.create_task(services.key_use.run()),
                 background.create_task(services.contacts.run()),
+                background.create_task(services.realtime.run()),
                 background.create_task(_join(services)),
             ]
             try:
@@ -131,6 +132,7 @@ async def _drain(server: uvicorn.Server, services: Services, serving: "asyncio.T
     services.draining = True
     services.waiters.release_all()
     services.arrivals.release_all()
+    await services.realtime.drain()  # While the server still sends: it closes sockets without a word of ours.
     server.should_exit = True
     # The server bounds its own drain; this is for a server that does not.
     await asyncio.wait((serving,), timeout=services.settings.drain_timeout_ms / 1000 + GRACE_S)

@@ -12,10 +12,12 @@ from broker.gateway.coordination.sender_names import SenderNames
 from broker.gateway.key_use import KeyUse
 from broker.gateway.keyring import Keyring
 from broker.gateway.known_agents import KnownAgents
+from broker.gateway.realtime.hub import Hub
 from broker.gateway.signs_of_life import SignsOfLife
 from broker.gateway.waiting import Waiters
 from broker.settings import Settings
 from broker.store.pool import Pool
+from broker.streams.acknowledgement import Acknowledger
 from broker.streams.allowances import Allowances
 from broker.streams.ingress import Publisher
 from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED
@@ -25,6 +27,7 @@ from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.presence import Presence
 from broker.streams.registry import Registry
 from broker.streams.revocation import say_revoked
+from broker.streams.sessions import Sessions
 from schema.errors import StreamsUnavailable, Unavailable
 from schema.message import Envelope
 
@@ -78,6 +81,15 @@ class Services:
         self.notices.on(REVOKED, self.keyring.on_changed)
         self.key_use = KeyUse(pool)
         self.signs_of_life = SignsOfLife(self.presence)
+        self.acknowledger = Acknowledger(self.link, shards=settings.shards, now_ms=self.presence.now_ms)
+        self.realtime = Hub(
+            notices=self.notices,
+            mailboxes=self.mailboxes,
+            leases=Sessions(self.link, shards=settings.shards),
+            agents=self.agents,
+            keyring=self.keyring,
+            now_ms=now_ms,
+        )
 
     async def publish(self, envelopes: Sequence[Envelope], *, waiter: str | None = None) -> None:
         """Publish; return when all are on disk. Raises: StreamsUnavailable, StreamsFull."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from broker.streams.connection import Reply
 from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner
 from broker.streams.link import Link
-from broker.streams.scripts import ACTIVATE, DISCARD
+from broker.streams.scripts import ACTIVATE, DISCARD, PRESENT
 from schema.ids import shard_of
 from schema.message import LANES, Lane
 
@@ -108,6 +108,14 @@ class Mailboxes:
                 reply: Reply = await connection.send("XREAD", "COUNT", 1, "STREAMS", *streams)
                 found.update(mailbox_owner(key.decode())[0] for key, _ in reply or ())
         return found
+
+    async def present(self, agent_id: str, entries: Sequence[tuple[Lane, str]]) -> list[bool]:
+        """Tell for each entry whether it is still in its mailbox. Raises: StreamsUnavailable."""
+        keys = self._keys_of(agent_id)
+        connection = await self._link.get()
+        mailboxes = [keys.mailbox(agent_id, lane) for lane, _ in entries]
+        reply = await connection.evaluate(PRESENT, mailboxes, *(entry for _, entry in entries))
+        return [bool(there) for there in reply]
 
     def _keys_of(self, agent_id: str) -> Keys:
         return self._keys[shard_of(agent_id, self._shards)]

@@ -1,0 +1,1 @@
+"""Live sessions: an agent that keeps a connection open gets its messages as they arrive."""
