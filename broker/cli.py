@@ -2,7 +2,8 @@
 
 Roles are imported only when asked for, so that every command starts fast.
 
-Exit codes: 0 stopped as asked, 1 failed, 2 wrong arguments or settings, 3 the data directory is in use.
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong arguments or settings, 3 the data directory is in use. Those
+of the commands that ask a running broker are in `broker.commands.running`.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,19 @@ from broker.telemetry.metrics import installed_version
 
 ORPHAN_GRACE_S: Final = 5.0
 DEFAULT_TRADES: Final = "route,deliver"
+ASKING: Final = {
+    "agents": "who there is: list, show, register, pause, resume, delete, keys",
+    "send": "send a message to an agent, or to one that can do something",
+    "inbox": "what waits for an agent, or what comes",
+    "ping": "leave a word with an agent, and see whether it is there",
+    "presence": "whether an agent is there, or say how oneself is",
+    "contacts": "who may write to whom: list, request, accept, decline, end",
+    "work-orders": "list, show, create, accept, reject, progress, complete, cancel",
+    "dead-letters": "what failed or expired: list, replay",
+    "stats": "what has been going on",
+    "route": "where a message would go, and why one went where it went",
+}
+"""Commands that ask a running broker, each in a module of `broker.commands`."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -59,7 +74,16 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     _add_program(
         commands.add_parser("bench", help="throughput and latency, beside a bare-loop ceiling"), words
     )
+    for name, help in ASKING.items():
+        _add_asking(commands.add_parser(name, help=help, description=help), words)
     return parser
+
+
+def _add_asking(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Add the arguments of a command that asks a running broker, importing it only when it was asked for."""
+    name = parser.prog.split()[-1]
+    if name in words[:1]:
+        import_module(f"broker.commands.{name.replace('-', '_')}").add_arguments(parser)
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
