@@ -190,3 +190,35 @@ def test_a_status_never_goes_backwards(data: st.DataObject) -> None:
             now = (row.round, rank(row.status))
             assert now >= reached.get(row.id, now)
             reached[row.id] = now
+
+
+def routed(message: Envelope, **fields) -> Event:
+    return settled(message, kind=EventKind.ROUTED, status=Status.PENDING, attempt=None, **fields)
+
+
+def test_word_of_record_names_whom_something_still_waits_for() -> None:
+    waits, waits_too, done, parked = (envelope(to_agent_id=agent) for agent in (*AGENTS[:2], AGENTS[2], None))
+    moved = event(EventKind.ROUTED, waits_too.id, 9, to=AGENTS[3], mailbox_entry="9-0")
+    retried = event(EventKind.ATTEMPTED, done.id, 2, attempt=failed(1, 2))
+    rows = fold(
+        [
+            *(routed(waits), routed(envelope()), routed(parked)),
+            *(routed(waits_too, at_ms=1), moved),
+            *(routed(done), retried, event(EventKind.SETTLED, done.id, 3, status=Status.DELIVERED)),
+        ]
+    )
+    assert rows.pending == {AGENTS[0], AGENTS[3]}
+    assert fold([settled(envelope())]).pending == set()
+
+
+def test_word_of_record_names_what_was_answered() -> None:
+    question, other = new_id(), new_id()
+    pushed, pulled = envelope(reply_to=question), envelope(reply_to=other)
+    rows = fold([settled(pushed), routed(pulled), settled(envelope()), settled(pushed)])
+    assert list(dict.fromkeys(rows.replies)) == [(question, pushed.id), (other, pulled.id)]
+
+
+@given(st.data())
+def test_whoever_is_told_has_something_pending(data: st.DataObject) -> None:
+    rows = fold(data.draw(ledgers()))
+    assert rows.pending == {row.to for row in rows.messages if row.to and row.status is Status.PENDING}

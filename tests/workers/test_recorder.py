@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ledger_events import envelope, now_ms, settled
+from ledger_events import AGENTS, envelope, now_ms, settled
 from msgspec import Raw
+from msgspec.json import decode
 from redis.asyncio import Redis
 
 from broker.servers.postgres import EmbeddedPostgres
@@ -16,14 +17,15 @@ from broker.store import attempts, messages
 from broker.store.migrate import migrate
 from broker.store.pool import Pool, open_pool
 from broker.streams.clock import ServerClock
-from broker.streams.keys import Keys
+from broker.streams.keys import RECORDED, Keys
 from broker.streams.ledger import LedgerEntry
 from broker.streams.notifications import Notices, hear_receipts
 from broker.streams.ownership import Lease
 from broker.telemetry import metrics
 from broker.telemetry.instruments import Count
 from schema.codec import encode
-from schema.ledger import Event, Receipt
+from schema.ids import new_id
+from schema.ledger import Event, EventKind, Receipt
 from schema.limits import RECORD_EVENTS_MAX
 from schema.message import Status
 from workers.ledger_batch import Batch, ReadSize
@@ -143,6 +145,31 @@ async def test_who_waits_is_told_once_it_is_committed(bench: Bench, streams_url:
     batch = await asyncio.wait_for(told.get(), WAIT_S)
     assert batch == [Receipt(awaited.id, "recorded")]
     assert await messages.get(bench.pool, awaited.id) is not None
+    hearing.cancel()
+    await asyncio.wait((hearing,))
+
+
+async def test_word_goes_out_of_what_still_waits_and_of_what_was_answered(
+    bench: Bench, streams_url: str
+) -> None:
+    words: asyncio.Queue[list[str]] = asyncio.Queue()
+    told: asyncio.Queue[list[Receipt]] = asyncio.Queue()
+    notices = Notices(streams_url, {RECORDED: lambda word: words.put_nowait(decode(word, type=list[str]))})
+    hear_receipts(notices, gateway_id="g1", on_receipts=told.put_nowait)
+    hearing = asyncio.ensure_future(notices.run())
+    await asyncio.wait_for(notices.listening.wait(), WAIT_S)
+    await bench.own()
+    question = new_id()
+    waits, reply = envelope(), envelope(to_agent_id=AGENTS[1], reply_to=question)
+    bad = envelope(priority=99_999, reply_to=new_id())
+    routed = {"kind": EventKind.ROUTED, "status": Status.PENDING, "attempt": None}
+    await bench.happen(
+        *(settled(waits, **routed), settled(envelope(), **routed), settled(reply), settled(bad))
+    )
+    assert await asyncio.wait_for(words.get(), WAIT_S) == [AGENTS[0]]
+    assert await asyncio.wait_for(told.get(), WAIT_S) == [Receipt(question, "replied", reply.id)]
+    # What is said is true by then: it is on record.
+    assert await messages.get(bench.pool, reply.id) is not None
     hearing.cancel()
     await asyncio.wait((hearing,))
 
