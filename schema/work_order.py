@@ -79,7 +79,7 @@ class RespondRequest(Struct, kw_only=True):
 
 
 class CompleteRequest(Struct, kw_only=True):
-    """Body of `POST /work-order/{id}/complete`: a result, or `failed` and why."""
+    """Body of `POST /work-order/{id}/complete`: a result (any JSON), or `failed` and why."""
 
     result: Raw = field(default_factory=lambda: Raw(b"null"))
     lease: str | None = None

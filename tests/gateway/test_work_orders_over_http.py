@@ -71,7 +71,13 @@ async def opened(cast: Cast, **more: Any) -> str:
 
 
 async def act(client: httpx.AsyncClient, order_id: str, what: str, **body: Any) -> httpx.Response:
-    return await client.post(f"{BASE}/work-order/{order_id}/{what}", json=body)
+    calls = {
+        "respond": ("POST", f"{BASE}/work-order/{order_id}/respond"),
+        "complete": ("POST", f"{BASE}/work-order/{order_id}/complete"),
+        "progress": ("POST", f"{BASE}/work-order/{order_id}/progress"),
+        "cancel": ("POST", f"{BASE}/work-order/{order_id}/cancel"),
+    }
+    return await client.request(*calls[what], json=body)
 
 
 async def accept(client: httpx.AsyncClient, order_id: str) -> str:

@@ -62,7 +62,9 @@ def check_order(request: WorkOrderRequest, faults: Faults) -> None:
     _check_worker(request, faults)
     if bytes(request.requirements) == b"null":
         request.requirements = msgspec.Raw(b"{}")
-    _check_object("requirements", request.requirements, limits.WORK_ORDER_REQUIREMENTS_BYTES_MAX, faults)
+    if bytes(request.requirements)[:1] != b"{":
+        faults.add("requirements", "must be a JSON object")
+    _check_size("requirements", request.requirements, limits.WORK_ORDER_REQUIREMENTS_BYTES_MAX, faults)
     if isinstance(request.budget_usd, Decimal) and (fault := budget.fault_of(request.budget_usd)):
         faults.add("budget_usd", fault)
     check_moment("deadline_at", request.deadline_at, faults)
@@ -80,8 +82,7 @@ def check_complete(request: CompleteRequest, faults: Faults) -> None:
     """Note everything wrong with a report of an end."""
     _check_token(request.lease, faults)
     _check_text("reason", request.reason, faults)
-    if bytes(request.result) != b"null":
-        _check_object("result", request.result, limits.WORK_ORDER_RESULT_BYTES_MAX, faults)
+    _check_size("result", request.result, limits.WORK_ORDER_RESULT_BYTES_MAX, faults)
 
 
 def check_progress(request: ProgressRequest, faults: Faults) -> None:
@@ -135,11 +136,8 @@ def _check_worker(request: WorkOrderRequest, faults: Faults) -> None:
         check_label(f"capabilities[{index}]", capability, limits.CAPABILITY_CHARS_MAX, faults)
 
 
-def _check_object(field: str, raw: msgspec.Raw, bytes_max: int, faults: Faults) -> None:
-    size = len(bytes(raw))
-    if bytes(raw)[:1] != b"{":
-        faults.add(field, "must be a JSON object")
-    elif size > bytes_max:
+def _check_size(field: str, raw: msgspec.Raw, bytes_max: int, faults: Faults) -> None:
+    if len(bytes(raw)) > bytes_max:
         faults.add(field, f"must have at most {bytes_max} bytes")
 
 
