@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
+from broker.client.events import EventReader, StreamEvent
 from broker.client.failures import raise_for
 from broker.client.request import Listing, Request, headers_of, pause_s, read, unreachable
 from broker.client.subject import Awaiting
@@ -91,6 +92,19 @@ class AgentClient(Surface[Awaiting], Awaiting):
                 yield row
             if cursor is None:
                 return
+
+    async def listen(self, request: Request[StreamEvent]) -> AsyncIterator[StreamEvent]:
+        """Yield events as they come, to the stream's end. Raises: BrokerError."""
+        reader = EventReader()
+        try:
+            async with self._http.stream(**request.streaming(self._timeout_s)) as reply:
+                if reply.is_error:
+                    raise_for(reply.status_code, await reply.aread())
+                async for line in reply.aiter_lines():
+                    for event in reader.feed(line):
+                        yield event
+        except httpx.TransportError as error:
+            raise unreachable(error) from error
 
     async def _send(self, request: Request[Any]) -> httpx.Response:
         """Send a request, again where that is safe and may help; raise what the broker refused."""

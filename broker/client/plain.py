@@ -9,6 +9,7 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
+from broker.client.events import EventReader, StreamEvent
 from broker.client.failures import raise_for
 from broker.client.request import Listing, Request, headers_of, pause_s, read, unreachable
 from broker.client.subject import Blocking
@@ -81,6 +82,18 @@ class Client(Surface[Blocking], Blocking):
             yield from rows
             if cursor is None:
                 return
+
+    def listen(self, request: Request[StreamEvent]) -> Iterator[StreamEvent]:
+        """Yield events as they come, to the stream's end. Raises: BrokerError."""
+        reader = EventReader()
+        try:
+            with self._http.stream(**request.streaming(self._timeout_s)) as reply:
+                if reply.is_error:
+                    raise_for(reply.status_code, reply.read())
+                for line in reply.iter_lines():
+                    yield from reader.feed(line)
+        except httpx.TransportError as error:
+            raise unreachable(error) from error
 
     def _send(self, request: Request[Any]) -> httpx.Response:
         """Send a request, again where that is safe and may help; raise what the broker refused."""

@@ -12,7 +12,7 @@ from broker.client import credentials as kept
 from broker.client.credentials import Credentials
 from broker.client.http import AgentClient
 from schema.agent import AgentView
-from schema.errors import NameTaken, Rejected
+from schema.errors import Forbidden, NameTaken, NotFound, Rejected
 
 KEY_VARIABLE: Final = "AGENT_API_KEY"
 URL_VARIABLE: Final = "AGENT_BROKER_URL"
@@ -75,13 +75,29 @@ class Identity:
 async def bring_up_to_date(client: AgentClient, name: str, wanted: Mapping[str, Any]) -> AgentView:
     """Return the agent's record, changed where it is not as wanted (fields of AgentPatch).
 
+    With the operator's key, which a team may share, an agent that is not registered yet is registered.
+
     Raises: NotFound when nobody is registered by that name, AgentMismatch when the key is another agent's.
     """
-    record = await client.agents.show(name)
+    try:
+        record = await client.agents.show(name)
+    except NotFound as unknown:
+        return await _registered(client, name, wanted, unknown)
     changes = {field: value for field, value in wanted.items() if _differs(getattr(record, field), value)}
     if changes:
         record = await client.agents.update(record.id, **changes)
     return record
+
+
+async def _registered(
+    client: AgentClient, name: str, wanted: Mapping[str, Any], unknown: NotFound
+) -> AgentView:
+    try:
+        return await client.agents.register(name, **wanted)
+    except NameTaken:  # another process of the same agent was first
+        return await bring_up_to_date(client, name, wanted)
+    except Forbidden:
+        raise unknown from None
 
 
 def _differs(there: Any, wanted: Any) -> bool:  # values of any field

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
+import httpx
 import msgspec
 from msgspec import Struct, field
 
@@ -22,6 +23,8 @@ T = TypeVar("T")
 TRIES: Final = 3
 BACKOFF_S: Final = 0.2
 """Before the second try; four times that before the third."""
+STREAM_QUIET_S: Final = 40.0
+"""The broker says something every 15 s, if only that it is there; quieter for so long is broken."""
 TOO_MANY: Final = 429
 RETRY_AFTER_S_MAX: Final = 10.0
 """A broker that asks for more patience than this is not waited for: the caller is told instead."""
@@ -51,6 +54,14 @@ class Request(Struct, Generic[T], kw_only=True, frozen=True):
             "content": content,
             "headers": {**kind, **self.headers},
             "timeout": timeout_s + self.patience_ms / 1000,
+        }
+
+    def streaming(self, timeout_s: float) -> dict[str, Any]:  # what httpx's `stream` takes
+        """Return the request for httpx, of a stream that is quiet for `STREAM_QUIET_S` at most."""
+        return {
+            **self.arguments(timeout_s),
+            "headers": {"Accept": "text/event-stream", **self.headers},
+            "timeout": httpx.Timeout(timeout_s, read=STREAM_QUIET_S),
         }
 
 

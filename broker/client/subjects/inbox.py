@@ -1,7 +1,10 @@
 """Operations: the inbox."""
 
+from collections.abc import Sequence
+
+from broker.client.events import StreamEvent
 from broker.client.request import Listing, Request, path_of
-from broker.client.subject import ShellT, Subject, listing, operation
+from broker.client.subject import ShellT, Subject, listing, operation, stream
 from broker.client.values import InboxPage, ReceivedMessage
 from schema import limits
 from schema.inbox import MarkReadReply
@@ -42,6 +45,22 @@ class Inbox(Subject[ShellT]):
         return Listing(first=first, rows="messages")
 
     __call__ = list
+
+    @stream("streamMessages")
+    def stream(
+        self,
+        *,
+        agent_id: str | None = None,
+        last_event_id: str | None = None,
+        watch: Sequence[str] = (),
+    ) -> Request[StreamEvent]:
+        """Yield messages as they arrive, and the presence of the agents in `watch` (`*`: all), to the end of
+        the connection. What is not acknowledged comes again in the next one; an `Agent` does all of that.
+
+        Raises: AgentMismatch, HasEndpoint, Unavailable.
+        """
+        query = {"agent_id": agent_id, "last_event_id": last_event_id, "watch": tuple(watch)}
+        return Request(method="GET", path="/api/v1/messaging/stream", reply=StreamEvent, query=query)
 
     @operation("markRead")
     def mark_read(self, message_id: str, *, agent_id: str | None = None) -> Request[MarkReadReply]:
