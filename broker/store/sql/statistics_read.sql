@@ -54,5 +54,7 @@ SELECT
         side, extract(epoch FROM minute)::bigint, accepted, delivered, processed)), '[]')
         FROM minutes)::text AS minutes,
     (SELECT coalesce(sum(messages), 0) <= $5::bigint FROM statistics_deltas) AS complete,
-    (SELECT min(day) FROM statistics_totals
-        WHERE agent_id = '00000000-0000-0000-0000-000000000000' AND side = 'all') AS first_day
+    least(
+        (SELECT min(day) FROM statistics_totals
+            WHERE agent_id = '00000000-0000-0000-0000-000000000000' AND side = 'all'),
+        (SELECT min(day) FROM rows WHERE sign > 0)) AS first_day
