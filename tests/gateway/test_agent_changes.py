@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 from gateway_rig import Register, calling, held, settings_for, until_ready
 
 from broker.gateway.serve import Running
@@ -49,11 +48,12 @@ async def test_every_field_changes_by_itself_and_the_rest_stays(
     assert (await http.get("/api/agents/one")).status_code == 404
 
 
-@pytest.mark.parametrize("field", ["endpoint", "accepts", "allow_from", "status_message"])
-async def test_null_takes_away(http: httpx.AsyncClient, register: Register, field: str) -> None:
-    await register("one", **{field: WHOLE[field]})
-    reply = await http.patch("/api/agents/one", json={field: None})
-    assert (reply.status_code, reply.json()[field]) == (200, None)
+async def test_null_takes_away(http: httpx.AsyncClient, register: Register) -> None:
+    nullable = ("endpoint", "accepts", "allow_from", "status_message")
+    await register("one", **{field: WHOLE[field] for field in nullable})
+    for field in nullable:
+        reply = await http.patch("/api/agents/one", json={field: None})
+        assert (reply.status_code, reply.json()[field]) == (200, None)
 
 
 async def test_an_empty_patch_and_one_that_repeats_change_nothing(
@@ -92,24 +92,20 @@ async def test_every_fault_is_told_at_once_and_nothing_changes(
     assert (await http.get("/api/agents/one")).json() == before
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code", "field"),
-    [
+async def test_a_bad_patch_says_why(http: httpx.AsyncClient, register: Register) -> None:
+    await register("one")
+    await register("taken")
+    bad: list[tuple[Any, int, str, str | None]] = [
         ({"name": "taken"}, 409, "name_taken", "name"),
         ({"endpoint": "http://10.0.0.1/"}, 422, "address_denied", "endpoint"),
         ({"allow_from": ["nobody"]}, 422, "invalid", "allow_from[0]"),
         ({"signing_secret": "whsec_x"}, 422, "invalid", "signing_secret"),
         ([], 422, "invalid", None),
-    ],
-)
-async def test_a_bad_patch_says_why(
-    http: httpx.AsyncClient, register: Register, body: Any, status: int, code: str, field: str | None
-) -> None:
-    await register("one")
-    await register("taken")
-    reply = await http.patch("/api/agents/one", json=body)
-    error = reply.json()["error"]
-    assert (reply.status_code, error["code"], error.get("field")) == (status, code, field)
+    ]
+    for body, status, code, field in bad:
+        reply = await http.patch("/api/agents/one", json=body)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error.get("field")) == (status, code, field)
 
 
 async def test_senders_are_allowed_by_name_and_kept_by_id(
@@ -123,41 +119,36 @@ async def test_senders_are_allowed_by_name_and_kept_by_id(
     assert reply.json()["allow_from"] == [stranger, friend["id"]]
 
 
-@pytest.mark.parametrize("reference", ["nobody", "0190a0b1-0000-7000-8000-000000000000"])
-async def test_an_agent_that_is_not_there_is_not_found(http: httpx.AsyncClient, reference: str) -> None:
-    for method, path in (("PATCH", ""), ("DELETE", ""), ("POST", "/signing-secret/rotate")):
-        reply = await http.request(method, f"/api/agents/{reference}{path}", json={})
-        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+async def test_an_agent_that_is_not_there_is_not_found(http: httpx.AsyncClient) -> None:
+    for reference in ("nobody", "0190a0b1-0000-7000-8000-000000000000"):
+        for method, path in (("PATCH", ""), ("DELETE", ""), ("POST", "/signing-secret/rotate")):
+            reply = await http.request(method, f"/api/agents/{reference}{path}", json={})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("before", "wanted", "own", "operator"),
-    [
-        ("active", "paused", 200, 200),
-        ("paused", "active", 200, 200),
-        ("active", "disabled", 403, 200),
-        ("disabled", "active", 403, 200),
-        ("disabled", "paused", 403, 200),
-        ("disabled", "disabled", 200, 200),
-    ],
-)
 async def test_only_the_operator_disables_and_enables(
-    gateway: Running,
-    http: httpx.AsyncClient,
-    register: Register,
-    before: str,
-    wanted: str,
-    own: int,
-    operator: int,
+    gateway: Running, http: httpx.AsyncClient, register: Register
 ) -> None:
-    agent = await register("one", status=before)
-    async with calling(gateway, agent["api_key"]) as client:
-        reply = await client.patch("/api/agents/one", json={"status": wanted, "status_message": "said"})
-    assert reply.status_code == own, reply.text
-    shown = (await http.get("/api/agents/one")).json()
-    assert (shown["status"], shown["status_message"]) == ((wanted, "said") if own == 200 else (before, None))
-    reply = await http.patch("/api/agents/one", json={"status": wanted})
-    assert (reply.status_code, reply.json()["status"]) == (operator, wanted)
+    for number, (before, wanted, own) in enumerate(
+        (
+            ("active", "paused", 200),
+            ("paused", "active", 200),
+            ("active", "disabled", 403),
+            ("disabled", "active", 403),
+            ("disabled", "paused", 403),
+            ("disabled", "disabled", 200),
+        )
+    ):
+        agent = await register(f"agent {number}", status=before)
+        path = f"/api/agents/{agent['id']}"
+        async with calling(gateway, agent["api_key"]) as client:
+            reply = await client.patch(path, json={"status": wanted, "status_message": "said"})
+        assert reply.status_code == own, reply.text
+        shown = (await http.get(path)).json()
+        expected = (wanted, "said") if own == 200 else (before, None)
+        assert (shown["status"], shown["status_message"]) == expected
+        reply = await http.patch(path, json={"status": wanted})
+        assert (reply.status_code, reply.json()["status"]) == (200, wanted)
 
 
 async def test_changes_of_different_fields_at_once_all_survive(

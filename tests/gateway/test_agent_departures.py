@@ -1,7 +1,6 @@
 """Deleting agents over HTTP: what is true at once. What becomes of what waited is the keeper's."""
 
 import httpx
-import pytest
 from gateway_rig import Register, calling
 
 from broker.gateway.serve import Running
@@ -77,16 +76,11 @@ async def test_a_disabled_recipient_is_told_before_anything_is_published(
     assert (reply.status_code, error["code"], error["field"]) == (422, "recipient_disabled", "to_agent_id")
 
 
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [("mode=vanish", "mode"), ("timeout_s=-1", "timeout_s"), ("timeout_s=9999999", "timeout_s")],
-)
-async def test_a_bad_query_deletes_nothing(
-    http: httpx.AsyncClient, register: Register, query: str, field: str
-) -> None:
+async def test_a_bad_query_deletes_nothing(http: httpx.AsyncClient, register: Register) -> None:
     await register("one")
-    reply = await http.delete(f"/api/agents/one?{query}")
-    assert (reply.status_code, reply.json()["error"]["field"]) == (422, field)
+    for query in ("mode=vanish", "timeout_s=-1", "timeout_s=9999999"):
+        reply = await http.delete(f"/api/agents/one?{query}")
+        assert (reply.status_code, reply.json()["error"]["field"]) == (422, query.partition("=")[0])
     assert (await http.get("/api/agents/one")).status_code == 200
 
 

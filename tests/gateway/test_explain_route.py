@@ -1,6 +1,6 @@
 """A dry run of routing over HTTP: who would get a message, and why not the others."""
 
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -92,29 +92,23 @@ async def test_what_has_expired_would_be_refused(http: httpx.AsyncClient, regist
     assert (found["outcome"], found["reason"]) == ("refused", "expired")
 
 
-@pytest.mark.parametrize(
-    ("agent", "outcome", "reason", "note"),
-    [
-        ({"endpoint": "http://127.0.0.1:9000/"}, "chosen", "named_recipient", "nobody is chosen"),
-        ({}, "chosen", "named_recipient", "no endpoint"),
-        ({"status": "paused"}, "chosen", "named_recipient", "paused"),
-        ({"status": "disabled"}, "refused", "recipient_disabled", None),
-        ({"allow_from": []}, "refused", "sender_not_allowed", None),
-    ],
-)
-async def test_a_named_recipient_is_judged_by_itself(
-    http: httpx.AsyncClient,
-    register: Register,
-    agent: dict[str, Any],
-    outcome: str,
-    reason: str,
-    note: str | None,
-) -> None:
-    one = await register("one", **agent)
-    found = await explained(http, {"to_agent_id": "one"})
-    assert (found["by"], found["outcome"], found["reason"]) == ("name", outcome, reason)
-    assert (found["to_agent_id"], found["candidates"], found["remaining"]) == (one["id"], [], None)
-    assert note is None or any(note in text for text in found["notes"])
+NAMED: Final[list[tuple[dict[str, Any], str, str, str | None]]] = [
+    ({"endpoint": "http://127.0.0.1:9000/"}, "chosen", "named_recipient", "nobody is chosen"),
+    ({}, "chosen", "named_recipient", "no endpoint"),
+    ({"status": "paused"}, "chosen", "named_recipient", "paused"),
+    ({"status": "disabled"}, "refused", "recipient_disabled", None),
+    ({"allow_from": []}, "refused", "sender_not_allowed", None),
+]
+"""A recipient, what would become of a message to it and why, a word of the notes."""
+
+
+async def test_a_named_recipient_is_judged_by_itself(http: httpx.AsyncClient, register: Register) -> None:
+    for number, (agent, outcome, reason, note) in enumerate(NAMED):
+        one = await register(f"agent {number}", **agent)
+        found = await explained(http, {"to_agent_id": one["name"]})
+        assert (found["by"], found["outcome"], found["reason"]) == ("name", outcome, reason)
+        assert (found["to_agent_id"], found["candidates"], found["remaining"]) == (one["id"], [], None)
+        assert note is None or any(note in text for text in found["notes"])
 
 
 async def test_an_unknown_recipient_is_an_answer_too(http: httpx.AsyncClient) -> None:
@@ -122,17 +116,16 @@ async def test_an_unknown_recipient_is_an_answer_too(http: httpx.AsyncClient) ->
     assert (found["outcome"], found["reason"], found["to_agent_id"]) == ("refused", "unknown_recipient", None)
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [({}, "to_agent_id"), ({"requirements": ["a", " b"]}, "requirements[1]"), ({"priority": 0}, "priority")],
-)
-async def test_what_is_no_message_is_refused_as_when_it_is_sent(
-    http: httpx.AsyncClient, body: dict[str, Any], field: str
-) -> None:
-    for path in ("/api/route/explain", "/api/messages"):
-        reply = await http.post(path, json=body)
-        assert reply.status_code == 422
-        assert field in [fault["field"] for fault in reply.json()["error"]["details"]]
+async def test_what_is_no_message_is_refused_as_when_it_is_sent(http: httpx.AsyncClient) -> None:
+    for body, field in (
+        ({}, "to_agent_id"),
+        ({"requirements": ["a", " b"]}, "requirements[1]"),
+        ({"priority": 0}, "priority"),
+    ):
+        for path in ("/api/route/explain", "/api/messages"):
+            reply = await http.post(path, json=body)
+            assert reply.status_code == 422
+            assert field in [fault["field"] for fault in reply.json()["error"]["details"]]
 
 
 async def test_nobody_explains_in_the_name_of_another(gateway: Running, register: Register) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
@@ -270,6 +271,7 @@ async def test_redis_at_its_memory_limit_still_lets_messages_go_back(
 ) -> None:
     sent = await waits(connection, agent_id, from_agent_id=new_id())
     await delete(pool, agent_id)
+    _, before = await connection.send("CONFIG", "GET", "maxmemory")
     await connection.send("CONFIG", "SET", "maxmemory", "1")
     try:
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
@@ -278,7 +280,7 @@ async def test_redis_at_its_memory_limit_still_lets_messages_go_back(
                 await asyncio.sleep(0.02)
             running.cancel()
     finally:
-        await connection.send("CONFIG", "SET", "maxmemory", "0")
+        await connection.send("CONFIG", "SET", "maxmemory", before)
     assert [event.id for event in await events(connection, agent_id)] == [sent]
     assert len(await notes(connection, agent_id)) == 1
 
@@ -292,7 +294,7 @@ async def test_a_keeper_does_it(
     start_keeper: StartKeeper,
 ) -> None:
     sent = await waits(connection, agent_id, from_agent_id=new_id())
-    await delete(pool, agent_id)
+    await delete(pool, agent_id, time.time_ns() // 1_000_000)
     keeper = start_keeper(streams_url, database_url, shards=SHARDS)
 
     async def returned() -> bool:
