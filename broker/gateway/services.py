@@ -9,6 +9,7 @@ from broker.core.addresses import AddressPolicy
 from broker.gateway.coordination.arrivals import Arrivals
 from broker.gateway.coordination.contact_book import ContactBook
 from broker.gateway.coordination.sender_names import SenderNames
+from broker.gateway.coordination.totals import Totals
 from broker.gateway.key_use import KeyUse
 from broker.gateway.keyring import Keyring
 from broker.gateway.known_agents import KnownAgents
@@ -74,6 +75,7 @@ class Services:
         self.arrivals = Arrivals()
         self.notices.on(RECORDED, self.arrivals.on_recorded)
         self.sender_names = SenderNames(pool)
+        self.inbox_totals = Totals(pool)
         self.agents = KnownAgents(pool, settings.redis_url)
         self.contacts = ContactBook(pool, self.link)
         self.notices.on(CONTACTS_CHANGED, self.contacts.on_word)

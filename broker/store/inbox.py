@@ -27,6 +27,7 @@ _PENDING_OF_TYPE: Final = load("inbox_pending_of_type")
 _COUNT_PENDING: Final = load("inbox_count_pending")
 _COUNT_PENDING_OF_TYPE: Final = load("inbox_count_pending_of_type")
 _COUNT: Final = load("inbox_count")
+_COUNT_OF_TYPE: Final = load("inbox_count_of_type")
 _NAMES: Final = load("agent_names")
 
 
@@ -83,9 +84,12 @@ async def total(
         count = await _pending_count(pool, wanted, from_ms(now_ms), more_than_all)
         return Total(min(count, counted_max), is_lower_bound=count > counted_max)
     statuses = [status.value for status in (Status if wanted.status is None else (wanted.status,))]
-    row = await pool.fetch_row(_COUNT, wanted.agent_id, statuses, more_than_all, wanted.message_type)
+    if wanted.message_type is None:
+        count = await pool.fetch_value(_COUNT, wanted.agent_id, statuses, more_than_all)
+        return Total(min(count, counted_max), is_lower_bound=count > counted_max)
+    row = await pool.fetch_row(_COUNT_OF_TYPE, wanted.agent_id, statuses, more_than_all, wanted.message_type)
     assert row is not None
-    # Of what was looked at; by type no index counts what has been read, so there may be more further on.
+    # No index has the types of what is history, so only so much is looked at.
     return Total(min(row["total"], counted_max), is_lower_bound=row["looked_at"] > counted_max)
 
 

@@ -174,7 +174,7 @@ async def _total(services: Services, wanted: InboxFilter, page: Page[MessageView
     """Count what matches; a page that holds all of it has been counted."""
     if wanted.cursor is None and page.cursor is None:
         return Total(len(page.items))
-    return await stored_inbox.total(services.pool, wanted, now_ms=services.now_ms())
+    return await services.inbox_totals.of(wanted, now_ms=services.now_ms())
 
 
 async def _read(services: Services, message_id: str) -> MessageView:
