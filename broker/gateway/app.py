@@ -52,7 +52,10 @@ def make_app(services: Services, operations: Sequence[Operation]) -> Streaming:
     app.add_error_handler(BrokerError, _on_error)
     by_path: dict[str, dict[str, Responder]] = defaultdict(dict)
     for operation in operations:
-        by_path[operation.path][operation.method] = _responder(services, operation)
+        responder = _responder(services, operation)
+        by_path[operation.path][operation.method] = responder
+        if operation.method == "GET" and not operation.streams:
+            by_path[operation.path]["HEAD"] = responder
     for path, responders in by_path.items():
         app.add_route(path, _Resource(responders))
     return Streaming(services, [operation for operation in operations if operation.streams], app)
@@ -65,8 +68,6 @@ class _Resource:
     """
 
     def __init__(self, responders: dict[str, Responder]) -> None:
-        if "GET" in responders:
-            responders = {**responders, "HEAD": responders["GET"]}
         for method, responder in responders.items():
             setattr(self, f"on_{method.lower()}", responder)
         self._allowed = ", ".join(sorted((*responders, "OPTIONS")))

@@ -53,7 +53,7 @@ def entrance(services: Services, operation: Operation) -> Enter:
 
 
 def _claimed_agent(req: falcon.asgi.Request) -> str | None:
-    """Return the `X-Agent-Id` header; a name is UTF-8 there, read as Latin-1 by the framework. Empty: none."""
+    """Return the `X-Agent-Id` header; names are UTF-8 there, read as Latin-1 so far. Empty: none."""
     claimed = req.get_header("X-Agent-Id")
     if claimed is None or claimed.isascii():
         return claimed or None

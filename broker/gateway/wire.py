@@ -45,7 +45,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._forget_deadline()
-        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > limits.REQUEST_HEAD_BYTES_MAX:
+        framing = 4 * len(self.headers)  # ': ' and the end of the line
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) + framing
+        if size > limits.REQUEST_HEAD_BYTES_MAX:
             self._refusal = _too_large()
             raise self._refusal  # the parser turns it into an error of its own, which becomes a refusal
         super().on_headers_complete()

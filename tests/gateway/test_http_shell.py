@@ -1,6 +1,7 @@
 """What is true of every operation: methods, paths, headers, errors, limits, stores away."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -153,7 +154,6 @@ async def test_no_origin_is_let_in_unless_it_is_allowed(http: httpx.AsyncClient)
         ("GET /healthz HTTP/1.1\r\n" + "X-Much: %s\r\n" % ("a" * 70_000), 431, b"head_too_large"),
         ("GET /healthz HTTP/1.1\r\n" + "X-Many: 1\r\n" * 8_000, 431, b"head_too_large"),
         (f"GET /healthz?{'a' * 70_000} HTTP/1.1\r\n", 431, b"head_too_large"),
-        ("GET /healthz HTTP/1.1\r\nX-Endless: " + "a" * 300_000, 431, b"head_too_large"),
         ("nothing like HTTP\r\n", 400, b"malformed"),
         ("GET /healthz HTTP/1.1\r\nbad header\r\n", 400, b"malformed"),
     ],
@@ -167,7 +167,20 @@ async def test_a_head_beyond_its_bounds_is_refused_in_the_same_shape(
     assert b"x-request-id" in reply
 
 
-async def test_a_head_that_never_ends_is_cut_off(
+async def test_a_header_without_an_end_is_cut_off_and_others_are_served(http: httpx.AsyncClient) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nX-Endless: ")
+    with suppress(ConnectionError):  # what is said is lost where more was on its way
+        async with asyncio.timeout(20):
+            while not reader.at_eof():
+                writer.write(b"a" * 65_536)
+                await writer.drain()
+                await asyncio.sleep(0)
+    writer.close()
+    assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_a_head_that_comes_too_slowly_is_cut_off(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BODY_RECEIVE_MS_MAX", 50)

@@ -9,8 +9,9 @@ from broker.gateway.call import NoQuery
 from broker.gateway.errors import BodyTimeout, Internal
 from broker.gateway.openapi.examples import example_of, fits
 from broker.gateway.openapi.links import links_of
-from broker.gateway.openapi.schemas import Mode, Schema, Schemas
-from broker.gateway.openapi.words import AN_ID, FAULTS, TAGS, word_for
+from broker.gateway.openapi.schemas import Mode, Schema, Schemas, owners_of
+from broker.gateway.openapi.wording.word import AN_ID
+from broker.gateway.openapi.words import FAULTS, TAGS, word_for
 from broker.gateway.operation import Operation
 from schema import limits
 from schema.codec import encode
@@ -65,6 +66,10 @@ _HEADERS: Final[dict[str, Document]] = {
         "description": "The cursor of the next page; absent on the last one.",
         "schema": {"type": "string"},
     },
+    "Idempotent-Replayed": {
+        "description": "`true` where this is the first reply to the same `Idempotency-Key` once more.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
     "Retry-After": {
         "description": "Seconds after which to try again.",
         "required": True,
@@ -103,7 +108,7 @@ def document(operations: Sequence[Operation], *, version: str) -> Document:
         "components": {
             "schemas": schemas.components,
             "headers": _HEADERS,
-            "parameters": {"AgentClaim": _CLAIM},
+            "parameters": {"AgentClaim": _CLAIM, "IdempotencyKey": _IDEMPOTENCY_KEY},
             "securitySchemes": {
                 "key": {
                     "type": "http",
@@ -122,6 +127,20 @@ _CLAIM: Final[Document] = {
     "required": False,
     "description": "Who the caller acts as: with an operator's key anyone, with an agent's only itself.",
     "schema": {"type": "string", "maxLength": limits.AGENT_NAME_CHARS_MAX},
+}
+
+
+_IDEMPOTENCY_KEY: Final[Document] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and body within 24 h get the first reply; with another body it is 422.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": limits.IDEMPOTENCY_KEY_CHARS_MAX,
+        "pattern": "^[!-~]+$",
+    },
 }
 
 
@@ -152,6 +171,8 @@ def _parameters(operation: Operation, schemas: Schemas) -> list[Document]:
         parameters += [_in_query(operation, name, schema) for name, schema in fields.items()]
     if acts_as_agent(operation):
         parameters.append({"$ref": "#/components/parameters/AgentClaim"})
+    if operation.idempotent_by_key:
+        parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
     return parameters
 
 
@@ -165,7 +186,7 @@ def acts_as_agent(operation: Operation) -> bool:
 
 
 def _in_path(name: str) -> Document:
-    word = word_for("", name)
+    word = word_for((), name)
     facets = {} if word is None else word.asked
     described: Document = {
         "name": name,
@@ -179,12 +200,12 @@ def _in_path(name: str) -> Document:
 
 
 def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
-    """Return a query parameter. `?status=` is no status at all, and a filter nothing can match is no fault."""
+    """Return a query parameter. `?status=` is no status, and a filter nothing can match is no fault."""
     schema = {facet: value for facet, value in schema.items() if facet not in ("minLength", "maxLength")}
     described: Document = {"name": name, "in": "query", "required": False}
     described["description"] = schema.pop("description", "")
     described["schema"] = schema
-    word = word_for(operation.query.__name__, name)
+    word = word_for(owners_of(operation.query), name)
     if word is not None and word.example is not None and fits(word, schema):
         described["example"] = word.example
     return described
@@ -218,7 +239,7 @@ def _responses(operation: Operation, schemas: Schemas, operations: Sequence[Oper
             "headers": _headers(_names(operation, status, operations)),
             "content": {operation.media_type: content},
         }
-        if status == HTTPStatus.NO_CONTENT:
+        if status in (HTTPStatus.SWITCHING_PROTOCOLS, HTTPStatus.NO_CONTENT):
             del responses[str(status)]["content"]
         if links:
             responses[str(status)]["links"] = links
@@ -245,6 +266,8 @@ def _names(operation: Operation, status: int, operations: Sequence[Operation]) -
     yield from _OF_STATUS.get(status, ())
     if "cursor" in operation.query.__struct_fields__:
         yield from ("Link", "X-Next-Cursor")
+    if operation.idempotent_by_key:
+        yield "Idempotent-Replayed"
     made = status in (HTTPStatus.CREATED, HTTPStatus.ACCEPTED) and operation.method == "POST"
     if made and any(other.method == "GET" and _is_item(operation, other) for other in operations):
         yield "Location"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from broker.gateway.openapi.schemas import Schema, Schemas
-from broker.gateway.openapi.words import A_MOMENT, AN_ID, BODIES, Word, word_for
+from broker.gateway.openapi.wording.word import A_MOMENT, AN_ID, Word
+from broker.gateway.openapi.words import BODIES, word_for
 
 DEPTH_MAX = 6
 """Beyond this an example stops: types may hold themselves."""
@@ -40,7 +41,7 @@ def example_of(
 def _of_field(
     schemas: Schemas, owner: str, name: str, schema: Schema, *, required_only: bool, depth: int
 ) -> Any:  # any JSON
-    word = word_for(owner, name)
+    word = word_for(schemas.owners.get(owner, ()), name)
     if "example" in schema or "examples" in schema:
         return schema.get("example", (schema.get("examples") or [None])[0])
     if word is not None and fits(word, schema):

@@ -17,7 +17,7 @@ from broker.gateway.openapi.words import word_for
 
 Schema = dict[str, Any]  # JSON Schema is JSON of any shape
 REF: Final = "#/components/schemas/"
-DECIMAL_TEXT: Final = r"^[0-9]{1,12}(\.[0-9]{1,6})?$"
+DECIMAL_TEXT: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 
 
 class Mode(Enum):
@@ -32,6 +32,8 @@ class Schemas:
 
     def __init__(self) -> None:
         self.components: dict[str, Schema] = {}
+        self.owners: dict[str, tuple[str, ...]] = {}
+        """Of each component, the names of its type and that type's bases: where words look for its fields."""
         self._named: dict[tuple[type, Mode], str] = {}
 
     def of(self, type_: Any, mode: Mode) -> Schema:  # any type a wire format may have
@@ -60,6 +62,7 @@ class Schemas:
                 name += "Request" if mode is Mode.ASKED else "Reply"
             assert name not in self.components, f"two types are called {name}"
             self._named[key] = name
+            self.owners[name] = owners_of(info.cls)
             self.components[name] = {}  # a struct may hold itself
             self.components[name] = self._object(info, mode)
         return {"$ref": REF + name}
@@ -77,15 +80,11 @@ class Schemas:
         return schema
 
     def _field(self, owner: type, field: inspect.Field, mode: Mode, *, without_null: bool = False) -> Schema:
-        word = word_for(owner.__name__, field.encode_name)
+        word = word_for(owners_of(owner), field.encode_name)
         inner, nullable = _not_null(field.type)
         schema = self._schema(inner, mode)
         if word is not None:
-            more = word.asked if mode is Mode.ASKED else word.shown
-            if "type" in more and more["type"] != schema.get("type"):
-                schema = {name: value for name, value in schema.items() if name == "description"}
-            schema = {**more, **schema} if "$ref" not in schema else schema
-            schema.setdefault("description", word.text)
+            schema = _with_word(schema, word.text, word.asked if mode is Mode.ASKED else word.shown)
         if (
             mode is Mode.ASKED
             and not without_null
@@ -153,6 +152,23 @@ def _decimal_asked() -> Schema:
     return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": DECIMAL_TEXT}]}
 
 
+def _with_word(schema: Schema, text: str, facets: Schema) -> Schema:
+    """Return the schema as its word completes it. What a word says of the kind of a value is more exact than
+    what the type does; of bounds, the type knows better."""
+    if "$ref" in schema:
+        return {"description": text, **schema}
+    exact: Schema = {name: facets[name] for name in ("anyOf", "items", "type") if name in facets}
+    merged: Schema = {"description": text, **facets, **schema, **exact}
+    if "anyOf" in facets:
+        merged.pop("type", None)
+    return merged
+
+
+def owners_of(cls: type) -> tuple[str, ...]:
+    """Return the names of a struct and its bases, nearest first."""
+    return tuple(base.__name__ for base in cls.__mro__ if issubclass(base, Struct) and base is not Struct)
+
+
 def _about(cls: type) -> str:
     return " ".join((cls.__doc__ or "").split())
 
@@ -171,13 +187,16 @@ def _not_null(info: inspect.Type) -> tuple[inspect.Type, bool]:
 
 def _nullable(schema: Schema) -> Schema:
     """Return the schema, null allowed too."""
+    if isinstance(schema.get("type"), list):
+        return schema if "null" in schema["type"] else {**schema, "type": [*schema["type"], "null"]}
     if isinstance(schema.get("type"), str):
         nullable: Schema = {**schema, "type": [schema["type"], "null"]}
         if "enum" in schema:
             nullable["enum"] = [*schema["enum"], None]
         return nullable
     if "$ref" in schema:
-        return {"anyOf": [schema, {"type": "null"}]}
+        said = {"description": schema["description"]} if "description" in schema else {}
+        return {**said, "anyOf": [{"$ref": schema["$ref"]}, {"type": "null"}]}
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return schema  # says nothing of its type: null is allowed as it is

@@ -1,0 +1,1 @@
+"""What the fields of the contract mean, subject by subject."""
