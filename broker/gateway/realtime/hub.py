@@ -218,9 +218,9 @@ class Hub:
     async def run(self) -> None:
         """Keep the sessions until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(SWEEP_S, self._sweep))
-            group.create_task(self._every(RENEW_S, self._renew_all))
-            group.create_task(self._every(LOOK_S, self._look_at_all))
+            group.create_task(self._every(SWEEP_S, self.sweep))
+            group.create_task(self._every(RENEW_S, self.renew_all))
+            group.create_task(self._every(LOOK_S, self.check_keys))
             group.create_task(self._answer_doubts())
 
     async def _every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -231,7 +231,7 @@ class Hub:
             except BrokerError as error:
                 logs.warning("realtime.put_off", work=work.__name__, reason=error.message)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         """Wake sessions that a word of arrival did not reach, and free room that an acknowledgement by
         another way has made."""
         idle = [guest.session for guest in self._guests.values() if guest.session.idle]
@@ -252,7 +252,7 @@ class Hub:
             message_id for (message_id, _), is_there in zip(waiting, there, strict=True) if not is_there
         )
 
-    async def _renew_all(self) -> None:
+    async def renew_all(self) -> None:
         await self._renew(list(self._guests))
 
     async def _renew(self, agent_ids: Collection[str]) -> None:
@@ -282,7 +282,7 @@ class Hub:
                         await self._check_key(guest)
                         await self._check_agent(guest)
 
-    async def _look_at_all(self) -> None:
+    async def check_keys(self) -> None:
         """Check every key. (Of agents no change is lost: they are followed on a stream.)"""
         for guest in list(self._guests.values()):
             await self._check_key(guest)
