@@ -118,7 +118,8 @@ class Desk:
         self._resting += 1
         self.changed.set()
         try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
         except TimeoutError:
             return False
         finally:

@@ -33,7 +33,7 @@ class Poll:
 
     async def run(self, place: Place) -> None:
         backoff = Backoff()
-        while True:
+        while not place.desk.is_closed:
             try:
                 await self._turn(place)
                 backoff.reset()
@@ -54,8 +54,10 @@ class Poll:
         room = place.concurrency - desk.active
         if room > 0:
             self._take(place, await self._look(place, desk.in_hand + room, wait_ms=0))
+        # Not `wait_for`: it may lose a cancellation that comes together with what it waits for (CPython 3.11).
         with suppress(TimeoutError):
-            await asyncio.wait_for(desk.changed.wait(), LOOK_S)
+            async with asyncio.timeout(LOOK_S):
+                await desk.changed.wait()
 
     async def _look(self, place: Place, limit: int, *, wait_ms: int) -> InboxPage:
         return await place.client.inbox.page(

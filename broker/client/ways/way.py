@@ -35,7 +35,8 @@ class Way(Protocol):
     """Whether the agent is seen online by this alone; if not, heartbeats are sent beside it."""
 
     async def run(self, place: Place) -> None:
-        """Bring messages to the desk until cancelled, over whatever failures of the connection.
+        """Bring messages to the desk until cancelled (or the desk is closed), over whatever failures of the
+        connection.
 
         Raises: Rejected where the broker will not have us.
         """
