@@ -54,7 +54,7 @@ class Poll:
         room = place.concurrency - desk.active
         if room > 0:
             self._take(place, await self._look(place, desk.in_hand + room, wait_ms=0))
-        # Not `wait_for`: it may lose a cancellation that comes together with what it waits for (CPython 3.11).
+        # Not `wait_for`: in CPython 3.11 it loses a cancellation that meets what it waits for.
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await desk.changed.wait()
