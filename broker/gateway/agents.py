@@ -9,6 +9,7 @@ from broker.core import keys
 from broker.gateway.access import authorize
 from broker.gateway.agent_views import view_of, views_of
 from broker.gateway.call import AGENT_SCOPES, Call, NoQuery, Reply, Scope
+from broker.gateway.heartbeats import beat
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
 from broker.gateway.registration import agent_of
@@ -20,7 +21,7 @@ from broker.transport.endpoint import parse_endpoint
 from broker.transport.signature import new_secret
 from schema import limits
 from schema.agent import Agent, AgentStatus, AgentView, RegisteredAgent, RegisterRequest
-from schema.errors import NotFound, Unavailable
+from schema.errors import NotFound
 from schema.http import HeartbeatReply
 from schema.ids import is_id, new_id
 from schema.times import from_ms
@@ -116,10 +117,7 @@ async def heartbeat(call: Call[None, NoQuery]) -> Reply:
     if agent_id is None:
         raise NotFound("no such agent")
     authorize(call.principal, Scope.HEARTBEAT, agent_id)
-    before = (await services.presence.last([agent_id])).get(agent_id, 0)
-    at_ms = await services.presence.heartbeat(agent_id)
-    if at_ms - before > services.settings.presence_online_ms:
-        await _came_online(services, agent_id, at_ms)
+    at_ms = await beat(services, agent_id)
     return Reply(body=HeartbeatReply(agent_id=agent_id, heartbeat_at=from_ms(at_ms), is_online=True))
 
 
@@ -146,15 +144,6 @@ async def existing(call: Call[Any, Any]) -> Agent:  # any body, any query
     if agent is None:
         raise NotFound("no such agent")
     return agent
-
-
-async def _came_online(services: Services, agent_id: str, at_ms: int) -> None:
-    """Write the first heartbeat after a silence through to Postgres, so that lists of who is online show the
-    agent at once; the keeper writes the others, many at a time."""
-    try:
-        await stored_agents.save_heartbeats(services.pool, {agent_id: at_ms})
-    except Unavailable:
-        return  # the keeper will
 
 
 def _fields(view: AgentView) -> dict[str, Any]:  # fields have as many types

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import httpx
-import pytest
 from gateway_rig import Register, calling, held, settings_for
 from recording import Recorder
 
@@ -68,37 +67,30 @@ async def test_names_ids_and_an_agents_own_key_all_say_who_pings_whom(
     assert [message["content"] for message in messages] == [{"message": None}] * 4
 
 
-@pytest.mark.parametrize(
-    ("sender", "body", "status", "code", "field"),
-    [
-        (None, {"to_agent_id": "target"}, 422, "invalid", "from_agent_id"),
-        ("nobody", {"to_agent_id": "target"}, 422, "invalid", "from_agent_id"),
-        ("sender", {"to_agent_id": "nobody"}, 422, "unknown_recipient", "to_agent_id"),
-        ("sender", {"to_agent_id": "sender"}, 422, "invalid", "to_agent_id"),
-        ("sender", {}, 422, "invalid", "to_agent_id"),
-        ("sender", {"to_agent_id": "target", "message": "x" * 1_001}, 422, "invalid", "message"),
-        ("sender", {"to_agent_id": "target", "message": 7}, 422, "invalid", "message"),
-        ("sender", {"to_agent_id": "shy"}, 403, "not_a_contact", None),
-        ("sender", {"to_agent_id": "shut"}, 403, "not_a_contact", None),
-    ],
-)
+REFUSED: list[tuple[str | None, dict[str, Any], int, str, str | None]] = [
+    (None, {"to_agent_id": "target"}, 422, "invalid", "from_agent_id"),
+    ("nobody", {"to_agent_id": "target"}, 422, "invalid", "from_agent_id"),
+    ("sender", {"to_agent_id": "nobody"}, 422, "unknown_recipient", "to_agent_id"),
+    ("sender", {"to_agent_id": "sender"}, 422, "invalid", "to_agent_id"),
+    ("sender", {}, 422, "invalid", "to_agent_id"),
+    ("sender", {"to_agent_id": "target", "message": "x" * 1_001}, 422, "invalid", "message"),
+    ("sender", {"to_agent_id": "target", "message": 7}, 422, "invalid", "message"),
+    ("sender", {"to_agent_id": "shy"}, 403, "not_a_contact", None),
+    ("sender", {"to_agent_id": "shut"}, 403, "not_a_contact", None),
+]
+
+
 async def test_a_ping_that_is_refused_leaves_nothing(
-    http: httpx.AsyncClient,
-    register: Register,
-    recorder: Recorder,
-    sender: str | None,
-    body: dict[str, Any],
-    status: int,
-    code: str,
-    field: str | None,
+    http: httpx.AsyncClient, register: Register, recorder: Recorder
 ) -> None:
     await register("sender")
     await register("target")
     await register("shy", contact_policy="contacts_only")
     await register("shut", contact_policy="closed")
-    reply = await ping(http, sender, **body)
-    error = reply.json()["error"]
-    assert (reply.status_code, error["code"], error.get("field")) == (status, code, field)
+    for sender, body, status, code, field in REFUSED:
+        reply = await ping(http, sender, **body)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error.get("field")) == (status, code, field), body
     assert not recorder.seen
 
 

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
 
 from broker.gateway.serve import Running
@@ -86,18 +85,21 @@ async def test_an_agents_own_key_and_the_header_say_who_beats(
     assert claimed.json()["agent_id"] == agent["id"]
 
 
-@pytest.mark.parametrize(
-    ("ago_ms", "state"),
-    [(0, "online"), (30_000, "online"), (60_000, "away"), (200_000, "away"), (300_000, "gone")],
-)
 async def test_silence_makes_it_away_and_then_gone(
-    gateway: Running, http: httpx.AsyncClient, register: Register, ago_ms: int, state: str
+    gateway: Running, http: httpx.AsyncClient, register: Register
 ) -> None:
     agent = await register("fading")
-    await heard_ago(gateway, agent["id"], ago_ms)
-    shown = await presence(http, "fading")
-    assert (shown["state"], shown["is_online"]) == (state, state == "online")
-    assert shown["last_heartbeat_at"] is not None
+    for ago_ms, state in [
+        (0, "online"),
+        (30_000, "online"),
+        (60_000, "away"),
+        (200_000, "away"),
+        (300_000, "gone"),
+    ]:
+        await heard_ago(gateway, agent["id"], ago_ms)
+        shown = await presence(http, "fading")
+        assert (shown["state"], shown["is_online"]) == (state, state == "online"), ago_ms
+        assert shown["last_heartbeat_at"] is not None
 
 
 async def test_any_subset_changes_and_the_rest_stays(http: httpx.AsyncClient, register: Register) -> None:
@@ -161,56 +163,58 @@ async def test_racing_changes_of_different_fields_undo_nothing_of_each_other(
     assert await stored_presence.change(pool, new_id(), PresenceUpdate(), now_ms=1) is False
 
 
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        ({"status_message": ""}, {"status_message"}),
-        ({"status_message": "x" * 281}, {"status_message"}),
-        ({"status_message": 3}, {"status_message"}),
-        ({"accepts_work_orders": None}, {"accepts_work_orders"}),
-        (
-            {"accepts_work_orders": "yes", "max_concurrent_jobs": 0},
-            {"accepts_work_orders", "max_concurrent_jobs"},
-        ),
-        ({"max_concurrent_jobs": 10_001}, {"max_concurrent_jobs"}),
-        ({"max_concurrent_jobs": 1.5, "status_message": "\n"}, {"max_concurrent_jobs", "status_message"}),
-    ],
-)
+BAD_UPDATES: list[tuple[dict[str, Any], set[str]]] = [
+    ({"status_message": ""}, {"status_message"}),
+    ({"status_message": "x" * 281}, {"status_message"}),
+    ({"status_message": 3}, {"status_message"}),
+    ({"accepts_work_orders": None}, {"accepts_work_orders"}),
+    (
+        {"accepts_work_orders": "yes", "max_concurrent_jobs": 0},
+        {"accepts_work_orders", "max_concurrent_jobs"},
+    ),
+    ({"max_concurrent_jobs": 10_001}, {"max_concurrent_jobs"}),
+    ({"max_concurrent_jobs": 1.5, "status_message": "\n"}, {"max_concurrent_jobs", "status_message"}),
+]
+
+
 async def test_every_fault_is_told_at_once_and_nothing_is_changed(
-    http: httpx.AsyncClient, register: Register, body: dict[str, Any], fields: set[str]
+    http: httpx.AsyncClient, register: Register
 ) -> None:
     await register("worker", status_message="before")
-    reply = await http.put(f"{API}/presence?agent_id=worker", json=body)
-    assert reply.status_code == 422
-    assert {fault["field"] for fault in reply.json()["error"]["details"]} == fields
+    for body, fields in BAD_UPDATES:
+        reply = await http.put(f"{API}/presence?agent_id=worker", json=body)
+        assert reply.status_code == 422, body
+        assert {fault["field"] for fault in reply.json()["error"]["details"]} == fields
     shown = await presence(http, "worker")
     assert (shown["status_message"], shown["state"]) == ("before", "gone")
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/heartbeat"), ("PUT", "/presence")])
 async def test_who_acts_must_be_known_and_be_oneself(
-    gateway: Running, http: httpx.AsyncClient, register: Register, method: str, path: str
+    gateway: Running, http: httpx.AsyncClient, register: Register
 ) -> None:
     one, other = await register("one"), await register("other")
+    for method, path in (("POST", "/heartbeat"), ("PUT", "/presence")):
 
-    async def status_and_error(client: httpx.AsyncClient, **params: str) -> tuple[int, str, str | None]:
-        reply = await client.request(method, API + path, params=params, json={})
-        error = reply.json()["error"]
-        return reply.status_code, error["code"], error.get("field")
+        async def outcome(
+            client: httpx.AsyncClient, method: str = method, path: str = path, **params: str
+        ) -> tuple[int, str, str | None]:
+            reply = await client.request(method, API + path, params=params, json={})
+            error = reply.json()["error"]
+            return reply.status_code, error["code"], error.get("field")
 
-    assert await status_and_error(http) == (422, "invalid", "agent_id")
-    assert await status_and_error(http, agent_id="nobody") == (422, "invalid", "agent_id")
-    async with calling(gateway, one["api_key"]) as own:
-        for claim in (other["id"], "other", "nobody"):
-            assert await status_and_error(own, agent_id=claim) == (403, "agent_mismatch", None)
-    async with calling(gateway, None) as stranger:
-        assert (await stranger.request(method, API + path, json={})).status_code == 401
+        assert await outcome(http) == (422, "invalid", "agent_id")
+        assert await outcome(http, agent_id="nobody") == (422, "invalid", "agent_id")
+        async with calling(gateway, one["api_key"]) as own:
+            for claim in (other["id"], "other", "nobody"):
+                assert await outcome(own, agent_id=claim) == (403, "agent_mismatch", None)
+        async with calling(gateway, None) as stranger:
+            assert (await outcome(stranger))[0] == 401
 
 
-@pytest.mark.parametrize("reference", ["nobody", "0190a0b1-0000-7000-8000-000000000000", "x" * 200])
-async def test_presence_of_nobody_is_not_found(http: httpx.AsyncClient, reference: str) -> None:
-    reply = await http.get(f"{API}/presence/{reference}")
-    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+async def test_presence_of_nobody_is_not_found(http: httpx.AsyncClient) -> None:
+    for reference in ("nobody", "0190a0b1-0000-7000-8000-000000000000", "x" * 200):
+        reply = await http.get(f"{API}/presence/{reference}")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
 async def test_without_redis_heartbeats_are_503_and_presence_is_what_postgres_knows(
