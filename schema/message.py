@@ -102,6 +102,8 @@ class Envelope(Struct, kw_only=True, gc=False):
     requirements: Annotated[list[str], Meta(max_length=REQUIREMENTS_MAX)] | UnsetType = UNSET
     deliver_at: datetime | UnsetType | None = UNSET
     round: Counter | UnsetType = UNSET
+    route: Raw | UnsetType = UNSET
+    """Only between routers: why they chose a recipient in another shard. No agent sees it."""
 
 
 class ContentRequirements(Struct):

@@ -9,7 +9,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from broker.core.directory import Directory
 from broker.core.explanation import brief
@@ -178,16 +178,18 @@ class Placer:
 
     def _place_named(self, raw: bytes, envelope: Envelope, now_ms: int) -> Placement:
         assert envelope.to_agent_id is not None
+        route = _object(envelope.route)
         agent = self._directory.resolve(envelope.to_agent_id)
         if agent is None:
             return Placement(Way.UNDECIDED, raw, envelope)
         envelope.to_agent_id = agent.id
         if shard_of(agent.id, self._shards) != self._shard:
             return Placement(Way.FORWARD, raw, envelope, agent)
+        envelope.route = UNSET
         refusal = check_named(envelope, agent, now_ms)
         if refusal is not None:
-            return Placement(Way.ENDED, raw, envelope, agent, reason=refusal.value)
-        return Placement(Way.MAILBOX, raw, envelope, agent)
+            return Placement(Way.ENDED, raw, envelope, agent, route=route, reason=refusal.value)
+        return Placement(Way.MAILBOX, raw, envelope, agent, route=route)
 
     def _place_by_capability(
         self, raw: bytes, envelope: Envelope, chosen: dict[str, str], now_ms: int, chance: tuple[float, float]
@@ -197,6 +199,7 @@ class Placer:
             detail = f"neither recipient nor requirements (at most {REQUIREMENTS_MAX})"
             return Placement(Way.QUARANTINED, raw, envelope, reason=Reason.MALFORMED.value, detail=detail)
         envelope.requirements = requirements
+        envelope.route = UNSET
         if (before := chosen.get(envelope.id)) is not None and (again := self._directory.get(before)):
             return self._placed(raw, envelope, again, None)
         choice = choose(
@@ -218,7 +221,15 @@ class Placer:
     def _placed(self, raw: bytes, envelope: Envelope, agent: Agent, route: bytes | None) -> Placement:
         envelope.to_agent_id = agent.id
         way = Way.MAILBOX if shard_of(agent.id, self._shards) == self._shard else Way.FORWARD
+        if way is Way.FORWARD and route is not None:
+            # There it looks like any message to a named recipient; that it was chosen, and why, goes along.
+            envelope.route = Raw(route)
         return Placement(way, raw, envelope, agent, chosen=True, route=route)
+
+
+def _object(route: Raw | UnsetType) -> bytes | None:
+    """Return an explanation that came along; anything but an object is none."""
+    return bytes(route) if isinstance(route, Raw) and memoryview(route)[0] == ord("{") else None
 
 
 def deduplication_key(envelope: Envelope) -> bytes:

@@ -53,6 +53,21 @@ async def test_a_choice_in_another_shard_is_forwarded_there(any_streams_url):
         await world.until_clean()
 
 
+async def test_why_an_agent_in_another_shard_was_chosen_is_on_record_and_not_in_the_push(streams_url):
+    async with World(streams_url, shards=SHARDS) as world:
+        receiver = await world.receiver()
+        world.agent(receiver, shard=1, capabilities=("sums",))
+        await world.site()
+        sent = await world.send(
+            *(message(id=in_shard(shard), requirements=["sums"]) for shard in range(SHARDS)),
+        )
+        await world.until_ended(sent)
+        for message_id, events in world.by_id().items():
+            assert {b"rule" in bytes(one.route) for one in events if one.route is not msgspec.UNSET} == {True}
+            assert message_id in sent
+        assert all("route" not in one.message for one in receiver.got)
+
+
 async def test_requirements_in_the_content_count_too(streams_url):
     async with World(streams_url) as world:
         receiver = await world.receiver()
