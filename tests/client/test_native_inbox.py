@@ -112,8 +112,9 @@ async def test_what_a_live_consumer_works_on_is_not_claimed(
                 await asyncio.sleep(0.01)
 
 
-def _pending(raw: redis.Redis) -> list[bytes]:
-    found = raw.xpending_range(KEYS.mailbox(AGENT, Lane.NORMAL), NATIVE_GROUP, "-", "+", 10)
+def _pending(raw: redis.Redis, *, idle_ms: int = 0) -> list[bytes]:
+    box = KEYS.mailbox(AGENT, Lane.NORMAL)
+    found = raw.xpending_range(box, NATIVE_GROUP, "-", "+", 10, idle=idle_ms)
     return [one["message_id"] for one in found]
 
 
