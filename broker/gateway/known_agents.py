@@ -124,6 +124,7 @@ class KnownAgents:
             if self._cursor is None or await follower.fell_behind():
                 await follower.start()
                 self._forget_all()
+                self._cursor = follower.cursor
             while changed := await follower.read():
                 self._take(follower, changed)
             self.following.set()

@@ -48,6 +48,8 @@ async def return_all(connection: Connection, leaver: Leaver, *, shards: int, now
         while left:
             taken, left = await _return_some(connection, keys, leaver, lane, now_ms)
             count += taken
+    # Nobody waits for its return: without this it would count as online for another minute.
+    await connection.send("ZREM", keys.presence, leaver.id)
     return count
 
 

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import pytest
+from redis.asyncio import Redis
 
 from broker.gateway import known_agents
 from broker.gateway.known_agents import KnownAgents
 from broker.store import agents as stored_agents
 from broker.store.keys import StoredKey
 from broker.store.pool import Pool, open_pool
+from broker.streams.keys import REGISTRY
 from broker.streams.link import Link
 from broker.streams.registry import Registry
 from schema.agent import Agent
@@ -109,6 +111,55 @@ async def test_without_word_of_changes_a_name_is_believed_for_a_second(pool: Poo
         return await alone.find("old") is None
 
     await until(gone)
+
+
+async def cut_off(streams_url: str, known: KnownAgents) -> None:
+    """Let the follower lose its connection, and wait until it has noticed."""
+    async with Redis.from_url(streams_url) as redis:
+        for client in await redis.client_list():
+            if client["name"] == "known-agents":
+                await redis.client_kill_filter(_id=client["id"])
+    for _ in range(1_000):
+        if not known.following.is_set():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never noticed")
+
+
+async def test_what_was_announced_while_the_connection_was_lost_is_heard_after_it(
+    pool: Pool, known: KnownAgents, registry: Registry, streams_url: str
+) -> None:
+    changed, same = await registered(pool, "changed"), await registered(pool, "same")
+    assert [await known.find(name) for name in ("changed", "same")] == [changed.id, same.id]
+    await cut_off(streams_url, known)
+    await renamed(pool, changed, "new")
+    await pool.execute("UPDATE agents SET type = 'other' WHERE id = $1", same.id)
+    await registry.announce(changed.id)
+    async with asyncio.timeout(10):
+        await known.following.wait()
+    assert await known.find("changed") is None
+    assert await known.record(same.id) == same  # still believed: nothing was said of it
+
+
+async def test_who_fell_behind_forgets_everything(
+    pool: Pool, known: KnownAgents, registry: Registry, streams_url: str
+) -> None:
+    agent = await registered(pool, "old")
+    await registry.announce(agent.id)
+
+    async def heard() -> bool:
+        return known._cursor != "0-0"
+
+    await until(heard)
+    assert await known.find("old") == agent.id
+    await cut_off(streams_url, known)
+    await renamed(pool, agent, "new")
+    async with Redis.from_url(streams_url) as redis:
+        await redis.delete(REGISTRY)  # the announcement is gone with what the cap drops
+    await registry.announce(new_id())
+    async with asyncio.timeout(10):
+        await known.following.wait()
+    assert await known.find("old") is None
 
 
 async def test_what_was_read_before_a_change_is_not_cached_after_it(

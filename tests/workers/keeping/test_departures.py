@@ -105,6 +105,7 @@ async def test_everything_that_waits_goes_back_and_leaves_nothing_behind(
         lane: [await waits(connection, agent_id, lane=lane, from_agent_id=sender) for _ in range(100)]
         for lane in LANES
     }
+    await connection.send("ZADD", keys_of(agent_id).presence, START_MS, agent_id)
     await delete(pool, agent_id)
     assert await leaving.look(connection) == 1
     ids = [one for several in sent.values() for one in several]
@@ -121,7 +122,7 @@ async def test_everything_that_waits_goes_back_and_leaves_nothing_behind(
         (note["to_agent_id"], note["message_type"], note["content"]["to_agent_name"]) for _, note in told
     } == {(sender, "error", agent_id)}
     keys = keys_of(agent_id)
-    for key in (keys.expiry, keys.active, *(keys.mailbox(agent_id, lane) for lane in LANES)):
+    for key in (keys.expiry, keys.active, keys.presence, *(keys.mailbox(agent_id, lane) for lane in LANES)):
         assert await connection.send("EXISTS", key) == 0
 
 
