@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from broker.client.credentials import Credentials
     from broker.client.http import AgentClient
     from broker.client.incoming import Message
+    from broker.client.native import NativeInbox
     from broker.client.orders import Order
     from broker.client.outcomes import Retry
     from broker.client.plain import Client
@@ -41,6 +42,7 @@ __all__ = [
     "Credentials",
     "Forbidden",
     "Message",
+    "NativeInbox",
     "NoAnswer",
     "NotFound",
     "Order",
@@ -59,6 +61,7 @@ _HOMES: Final = {
     "Client": "broker.client.plain",
     "Credentials": "broker.client.credentials",
     "Message": "broker.client.incoming",
+    "NativeInbox": "broker.client.native",
     "NoAnswer": "broker.client.asking",
     "Order": "broker.client.orders",
     "Retry": "broker.client.outcomes",
