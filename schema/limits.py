@@ -189,8 +189,8 @@ themselves before long."""
 # --- statistics -----------------------------------------------------------------------------------
 STATISTICS_WORDS_MAX: Final = 500
 """Message types, and reasons, that are counted one by one; agents make them up. The rest is `other`."""
-STATISTICS_UNFOLDED_READ_MAX: Final = 200_000
-"""Changes not folded yet that a reader adds (a second's work): beyond, the reply says it is not complete."""
+STATISTICS_UNFOLDED_READ_MAX: Final = 50_000
+"""Changes not folded yet that a reader adds (half a second): beyond, the reply says it is not complete."""
 STATISTICS_MINUTES: Final = 60
 """Points of the throughput: the current minute and those before it."""
 STATISTICS_DAYS_MAX: Final = 3_650

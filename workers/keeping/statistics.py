@@ -18,8 +18,11 @@ from schema.errors import BrokerError
 from schema.limits import STATISTICS_MINUTES_KEPT_MS
 
 FOLD_S: Final = 2.0
-FOLD_MESSAGES: Final = 20_000
-"""Changes per transaction: a tenth of a second, up to two where every message concerns other agents."""
+FOLD_MESSAGES_MAX: Final = 10_000
+"""Changes per transaction: 50 ms, up to a second where every message concerns other agents."""
+FOLD_MESSAGES_MIN: Final = 100
+"""After a failure half as much is tried: a machine so busy that a fold exceeds the time of a statement must
+not try the same one for ever."""
 TIDY_S: Final = 300.0
 BACKOFF_S_MAX: Final = 60.0
 
@@ -34,6 +37,7 @@ class Statistics:
         self._retention_days = retention_days
         self._now_ms = now_ms
         self._tidy_at_s = 0.0
+        self._messages = FOLD_MESSAGES_MAX
 
     async def run(self) -> None:
         """Keep the statistics until cancelled, whatever Postgres does."""
@@ -56,9 +60,14 @@ class Statistics:
         total = 0
         while True:
             since_ms = self._now_ms() - STATISTICS_MINUTES_KEPT_MS
-            folded = await statistics.fold(self._pool, messages=FOLD_MESSAGES, minutes_since_ms=since_ms)
+            try:
+                folded = await statistics.fold(self._pool, messages=self._messages, minutes_since_ms=since_ms)
+            except BrokerError:
+                self._messages = max(FOLD_MESSAGES_MIN, self._messages // 2)
+                raise
             if folded is None or not folded.deltas:
                 return total
+            self._messages = min(FOLD_MESSAGES_MAX, self._messages * 2)
             total += folded.messages
             _FOLDED.inc(folded.messages)
 

@@ -4,12 +4,14 @@ import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from keeper_rig import StartKeeper, until
 from ledger_events import envelope, settled
 
 from broker.core.fold import fold
 from broker.store import idempotency, partitions, record, statistics
 from broker.store.pool import Pool, open_pool
+from schema.errors import StoreUnavailable
 from schema.ids import new_id
 from schema.limits import IDEMPOTENCY_MS
 from schema.times import to_ms
@@ -32,12 +34,28 @@ async def unfolded(pool: Pool) -> int:
 
 
 async def test_everything_noted_is_folded_in_batches(pool: Pool, monkeypatch) -> None:
-    monkeypatch.setattr(keeping, "FOLD_MESSAGES", 7)
+    monkeypatch.setattr(keeping, "FOLD_MESSAGES_MAX", 7)
     for _ in range(4):
         await record.write(pool, fold([settled(envelope()) for _ in range(5)]))
     assert await keeper_of(pool).fold() == 20
     assert await unfolded(pool) == 0
     assert await pool.fetch_value("SELECT sum(messages) FROM statistics_totals WHERE side = 'all'") == 20
+
+
+async def test_a_fold_that_failed_is_tried_with_less(pool: Pool) -> None:
+    await record.write(pool, fold([settled(envelope())]))
+    keeper = keeper_of(pool)
+    await pool.execute("ALTER TABLE statistics_totals RENAME TO hidden")
+    tried = []
+    for _ in range(9):
+        with pytest.raises(StoreUnavailable):
+            await keeper.fold()
+        tried.append(keeper._messages)
+    assert tried[:3] == [5_000, 2_500, 1_250]
+    assert tried[-2:] == [keeping.FOLD_MESSAGES_MIN] * 2
+    await pool.execute("ALTER TABLE hidden RENAME TO statistics_totals")
+    assert await keeper.fold() == 1
+    assert await unfolded(pool) == 0
 
 
 async def test_days_and_minutes_that_are_over_are_tidied(pool: Pool) -> None:
