@@ -56,6 +56,8 @@ async def rotate_secret(call: Call[None, NoQuery]) -> Reply:
     services = call.services
     agent_id = await addressed(call)
     authorize(call.principal, Scope.KEYS, agent_id)
+    # Before anything changes: workers that never hear would go on signing with the old one alone.
+    await services.link.get()
     now_ms, secret = services.now_ms(), new_secret()
     until_ms = now_ms + SECRET_OVERLAP_MS
 
@@ -72,7 +74,7 @@ async def rotate_secret(call: Call[None, NoQuery]) -> Reply:
     if changed is None:
         raise NotFound("no such agent")
     services.agents.forget(agent_id)
-    # Not a 503 where Redis is away: the secret is told this once, and pushes are signed with the old one too.
+    # No 503 from here on: the secret is told this once.
     await services.announce(agent_id)
     body = SigningSecret(
         agent_id=agent_id, signing_secret=secret, previous_secret_valid_until=from_ms(until_ms)

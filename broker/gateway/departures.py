@@ -11,8 +11,8 @@ from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.store import departures as stored_departures
 from broker.streams.departure import count_waiting
-from schema.agent import Departure
-from schema.errors import NotFound, Unavailable
+from schema.agent import Agent, AgentStatus, Departure
+from schema.errors import Forbidden, NotFound, Unavailable
 from schema.limits import DRAIN_S_DEFAULT, DRAIN_S_MAX
 from schema.times import from_ms
 
@@ -44,6 +44,8 @@ async def delete(call: Call[None, DeleteAgent]) -> Reply:
     agent = await services.agents.record(agent_id)
     if agent is None:
         raise NotFound("no such agent")
+    if call.query.mode == "drain" and _is_switched_off(agent) and not call.principal.is_operator:
+        raise Forbidden("an operator has switched it off: draining would deliver what is held back")
     drains_until_ms = await _drain(call, agent_id) if call.query.mode == "drain" else 0
     if not drains_until_ms:
         await _delete(services, agent_id)
@@ -58,6 +60,10 @@ async def delete(call: Call[None, DeleteAgent]) -> Reply:
         drains_until=from_ms(drains_until_ms) if drains_until_ms else None,
     )
     return Reply(status=202, body=body)
+
+
+def _is_switched_off(agent: Agent) -> bool:
+    return agent.status is AgentStatus.DISABLED and not agent.drains_until_ms
 
 
 async def _drain(call: Call[None, DeleteAgent], agent_id: str) -> int:

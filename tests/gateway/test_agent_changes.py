@@ -232,3 +232,21 @@ async def test_a_new_signing_secret_leaves_the_former_one_valid_for_a_day(
     day_ms = 24 * 3600 * 1000
     assert abs(stored.previous_secret_until_ms - gateway.services.now_ms() - day_ms) < 60_000
     assert "secret" not in (await http.get("/api/agents/one")).text
+
+
+async def test_without_redis_a_change_says_that_it_was_not_announced_and_a_deletion_is_done(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("one")
+    await gateway.services.link.close()
+    reply = await http.patch("/api/agents/one", json={"type": "changed"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "streams_unavailable")
+    assert "Retry-After" in reply.headers
+    assert (await http.get("/api/agents/one")).json()["type"] == "changed"
+    assert (await http.post("/api/agents/one/signing-secret/rotate")).status_code == 503
+    stored = await stored_agents.get(gateway.services.pool, agent["id"])
+    assert stored is not None
+    assert stored.signing_secret == agent["signing_secret"]
+    gone = await http.delete("/api/agents/one")
+    assert (gone.status_code, gone.json()["waiting"]) == (202, None)
+    assert (await http.get("/api/agents/one")).status_code == 404

@@ -67,6 +67,17 @@ async def test_a_draining_agent_takes_nothing_new_and_can_be_called_back(
     assert accepted.status_code == 202
 
 
+async def test_an_agent_that_was_switched_off_does_not_drain_itself(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("off", status="disabled")
+    async with calling(gateway, agent["api_key"]) as client:
+        assert (await client.delete("/api/agents/off?mode=drain")).status_code == 403
+    assert (await http.delete("/api/agents/off?mode=drain")).status_code == 202
+    async with calling(gateway, agent["api_key"]) as client:
+        assert (await client.delete("/api/agents/off?mode=drain")).status_code == 202
+
+
 async def test_a_disabled_recipient_is_told_before_anything_is_published(
     http: httpx.AsyncClient, register: Register
 ) -> None:

@@ -6,7 +6,7 @@ from broker.gateway import agent_changes, agent_keys
 from broker.gateway.call import Scope
 from broker.gateway.operation import Operation
 from schema.agent import SigningSecret
-from schema.errors import AgentMismatch, NotFound, StoreUnavailable, TooManyKeys
+from schema.errors import AgentMismatch, NotFound, StoreUnavailable, StreamsUnavailable, TooManyKeys
 from schema.keys import IssuedKey, KeyView, NewKeyRequest, RotateRequest
 
 KEYS: Final = (
@@ -68,7 +68,7 @@ KEYS: Final = (
         tag="Keys",
         scope=Scope.KEYS,
         replies={201: SigningSecret},
-        errors=(AgentMismatch, NotFound, StoreUnavailable),
+        errors=(AgentMismatch, NotFound, StreamsUnavailable, StoreUnavailable),
         handler=agent_changes.rotate_secret,
     ),
 )
