@@ -331,6 +331,9 @@ async def test_contacts_are_listed_in_both_directions_in_pages_that_cover_each_o
     assert await people.contacts("ann", status="accepted") == [("in 1", "incoming", "accepted", True)]
     assert await people.contacts("ann", status="declined") == [("in 2", "incoming", "declined", False)]
     assert len(await people.contacts("ann", status="pending", limit=1_000)) == 4
+    pool = people._gateway.services.pool
+    await pool.execute("UPDATE agents SET deleted_at = now() WHERE name LIKE '% 0'")
+    assert [name for name, *_ in await people.contacts("ann", limit=2)] == ["in 1", "out 1"]
 
 
 BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
