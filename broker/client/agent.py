@@ -44,8 +44,8 @@ class Agent:
     the agent (and fills the file), or AGENT_API_KEY is taken. `capabilities` and further fields of a
     registration (`type`, `max_concurrent_jobs`, ...) are brought up to date at every start.
 
-    `transport`: how messages come. A webhook needs its public `endpoint`; it is served at `listen` (host,
-    port) by `run` and `serve`, or mounted elsewhere as `agent.asgi()`.
+    `transport`: how messages come. A webhook has a public `endpoint` (None: as it is registered); it is
+    served at `listen` (host, port) by `run` and `serve`, or mounted elsewhere as `agent.asgi()`.
     """
 
     def __init__(
@@ -78,8 +78,7 @@ class Agent:
                 credentials_file=None if credentials_file is None else Path(credentials_file),
                 signing_secret=signing_secret,
             ),
-            # An agent that pulls has no endpoint; one left over from other days would get its messages.
-            profile={**profile, **named, "endpoint": endpoint if transport == "webhook" else None},
+            profile={**profile, **named, **_endpoint(transport, endpoint)},
             transport=transport,
             listen=listen,
             concurrency=concurrency,
@@ -247,3 +246,11 @@ class Agent:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+def _endpoint(transport: Transport, endpoint: str | None) -> dict[str, str | None]:
+    """Return what the registry shall say of an agent's endpoint, if anything."""
+    if transport != "webhook":
+        # An agent that pulls has none; one left over from other days would get its messages.
+        return {"endpoint": None}
+    return {} if endpoint is None else {"endpoint": endpoint}

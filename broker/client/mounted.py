@@ -6,6 +6,7 @@ from typing import Protocol
 from broker.client.life import Life
 from broker.client.ways.webhook import Webhook
 from broker.client.webhooks import Receive, Scope, Send, WebhookApp
+from schema.errors import BrokerError
 
 
 class Upright(Protocol):
@@ -45,7 +46,11 @@ class Mounted:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self._come_up()
+        try:
+            await self._come_up()
+        except BrokerError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._agent.__aexit__()

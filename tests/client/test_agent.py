@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-from conftest import Line
+import uvicorn
+from line import Line
 
 from broker.client import Agent, AgentClient, Message, NoAnswer, Retry
 from broker.client.life import Transport
 from broker.servers.running import Running
-from schema.errors import BrokerError, Conflict, Rejected, Unauthenticated
+from schema.errors import Conflict, Rejected, Unauthenticated
 
 WAYS: tuple[Transport, ...] = ("websocket", "poll", "webhook")
 PULLING: tuple[Transport, ...] = ("websocket", "poll")
@@ -302,7 +303,7 @@ async def test_a_question_nobody_answers_raises(
             await asker.ask({}, to=f"quiet-{mark}", message_type="silent", timeout_s=20)
         with pytest.raises(TimeoutError):
             await asker.ask({}, to=f"quiet-{mark}", message_type="deaf", timeout_s=0.3)
-        quiet.up.place.desk._closed.set()
+        # What hangs for good need not be waited for.
         await quiet.up.place.desk.close()
 
 
@@ -422,4 +423,33 @@ def test_a_handler_must_be_async_and_the_only_one_of_its_type() -> None:
         _ = agent.client
 
 
-assert issubclass(Rejected, BrokerError)
+async def test_a_webhook_agent_is_mounted_in_an_application(
+    running: Running, operator: AgentClient, mark: str
+) -> None:
+    """uvicorn's lifespan brings it up; nobody calls `serve`."""
+    port = free_port()
+    agent = make(running, f"mounted-{mark}", "webhook", endpoint=f"http://127.0.0.1:{port}/", listen=None)
+
+    @agent.on()
+    async def work(message: Message) -> str:
+        return "by the application"
+
+    server = QuietServer(uvicorn.Config(agent.asgi(), port=port, log_config=None, lifespan="on"))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve())
+        await until(lambda: server.started)
+        sent = await operator.send({}, to=agent.id, wait="processed", timeout_ms=20_000)
+        assert (sent.status, sent.result) == ("processed", "by the application")
+        with pytest.raises(Rejected, match="listen"):
+            await agent.serve()
+        server.should_exit = True
+    with pytest.raises(RuntimeError, match="not up"):
+        _ = agent.id
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves the signals of the test run alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

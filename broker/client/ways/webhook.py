@@ -17,7 +17,7 @@ from broker.client.outcomes import Again, Failed, Outcome
 from broker.client.ways.poll import set_status
 from broker.client.ways.way import Place
 from broker.client.webhooks import WebhookApp
-from schema.errors import BrokerError
+from schema.errors import BrokerError, Rejected
 
 GRACE_S: Final = 2
 """For connections to close once everything in hand is answered."""
@@ -40,8 +40,7 @@ class Webhook:
 
     async def run(self, place: Place) -> None:
         if self._listen is None:
-            await asyncio.Event().wait()
-            return
+            raise Rejected("a webhook is served at `listen`, or mounted as `agent.asgi()` and not run")
         host, port = self._listen
         config = uvicorn.Config(
             self.app(place),
