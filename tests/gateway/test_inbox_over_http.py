@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import pytest
 from gateway_rig import Register, calling
 from ledger_events import envelope, settled
 from recording import Recorder
@@ -91,32 +90,27 @@ async def test_a_message_is_shown_with_its_sender_and_what_it_says(
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "content", "subject", "body"),
-    [
-        ("task", {}, None, None),
-        ("task", {"subject": 5, "body": ["x"]}, None, None),
-        ("task", {"subject": "", "body": None}, "", None),
-        ("task", {"message": "hello"}, None, None),
-        ("task", {"inner": {"subject": "s"}}, None, None),
-        ("ping", {"message": "hello", "body": "no"}, None, "hello"),
-        ("ping", {"message": {"not": "text"}}, None, None),
-    ],
-)
+TEXTS: list[tuple[str, Any, str | None, str | None]] = [
+    ("task", {}, None, None),
+    ("task", {"subject": 5, "body": ["x"]}, None, None),
+    ("task", {"subject": "", "body": None}, "", None),
+    ("task", {"message": "hello"}, None, None),
+    ("task", {"inner": {"subject": "s"}}, None, None),
+    ("ping", {"message": "hello", "body": "no"}, None, "hello"),
+    ("ping", {"message": {"not": "text"}}, None, None),
+]
+"""type, content, subject, body"""
+
+
 async def test_subject_and_body_are_texts_or_null(
-    http: httpx.AsyncClient,
-    register: Register,
-    recorder: Recorder,
-    kind: str,
-    content: Any,
-    subject: Any,
-    body: Any,
+    http: httpx.AsyncClient, register: Register, recorder: Recorder
 ) -> None:
     await register("to")
-    await send(http, message_type=kind, content=content)
-    (message,) = (await shown(http))["messages"]
-    assert (message["subject"], message["body"], message["content"]) == (subject, body, content)
-    assert message["from_agent"] is None
+    for kind, content, _, _ in TEXTS:
+        await send(http, message_type=kind, content=content)
+    messages = (await shown(http))["messages"]
+    assert [(m["type"], m["content"], m["subject"], m["body"]) for m in messages] == TEXTS
+    assert {m["from_agent"] for m in messages} == {None}
 
 
 async def test_senders_that_are_gone_keep_their_name_and_strangers_have_none(
@@ -198,29 +192,27 @@ async def test_pages_lead_through_the_inbox_by_priority_and_age(
         assert found == [message.id for message in wanted]
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "field"),
-    [
-        ({"limit": 0}, 422, "limit"),
-        ({"limit": "x"}, 422, "limit"),
-        ({"status": "read"}, 422, "status"),
-        ({"wait_ms": -1}, 422, "wait_ms"),
-        ({"wait_ms": 30_001}, 422, "wait_ms"),
-        ({"cursor": "nonsense"}, 422, "cursor"),
-        ({"agent_id": ""}, 422, "agent_id"),
-        ({"agent_id": "nobody"}, 404, None),
-        ({"limit": 1_000}, 200, None),
-        ({"wait_ms": 0}, 200, None),
-    ],
-)
-async def test_queries_are_checked(
-    http: httpx.AsyncClient, register: Register, query: dict[str, Any], status: int, field: str | None
-) -> None:
+QUERIES: list[tuple[dict[str, Any], int, str | None]] = [
+    ({"limit": 0}, 422, "limit"),
+    ({"limit": "x"}, 422, "limit"),
+    ({"status": "read"}, 422, "status"),
+    ({"wait_ms": -1}, 422, "wait_ms"),
+    ({"wait_ms": 30_001}, 422, "wait_ms"),
+    ({"cursor": "nonsense"}, 422, "cursor"),
+    ({"agent_id": ""}, 422, "agent_id"),
+    ({"agent_id": "nobody"}, 404, None),
+    ({"limit": 1_000}, 200, None),
+    ({"wait_ms": 0}, 200, None),
+]
+"""query, status of the reply, the field it names"""
+
+
+async def test_queries_are_checked(http: httpx.AsyncClient, register: Register) -> None:
     await register("to")
-    reply = await http.get(INBOX, params={"agent_id": "to", **query})
-    assert reply.status_code == status, reply.text
-    if status != 200:
-        assert reply.json()["error"].get("field") == field
+    for query, status, field in QUERIES:
+        reply = await http.get(INBOX, params={"agent_id": "to", **query})
+        named = None if status == 200 else reply.json()["error"].get("field")
+        assert (reply.status_code, named) == (status, field), (query, reply.text)
 
 
 async def test_an_inbox_is_its_agents_and_the_operators(
@@ -368,67 +360,51 @@ async def test_marking_as_read_tells_a_sender_that_waits_for_delivery(
     assert (reply.status_code, reply.json()["status"]) == (201, "delivered")
 
 
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (Status.DELIVERED, 200),
-        (Status.PROCESSED, 200),
-        (Status.FAILED, 409),
-        (Status.EXPIRED, 409),
-        (Status.CANCELLED, 409),
-    ],
-)
 async def test_what_has_ended_unread_cannot_be_read(
-    http: httpx.AsyncClient, register: Register, recorder: Recorder, status: Status, code: int
+    http: httpx.AsyncClient, register: Register, recorder: Recorder
 ) -> None:
     to = (await register("to"))["id"]
-    message = envelope(to_agent_id=to)
-    await recorder.write([pending(message, status=status, kind=EventKind.SETTLED)])
-    reply = await http.post(f"{READ}/{message.id}", params={"agent_id": "to"})
-    assert reply.status_code == code, reply.text
-    view = (await http.get(f"/api/messages/{message.id}")).json()
-    assert view["status"] == status.value
-    if code == 200:
-        assert reply.json()["read_at"] == (view["delivered_at"] or view["processed_at"])
+    for status in (status for status in Status if status is not Status.PENDING):
+        message = envelope(to_agent_id=to)
+        await recorder.write([pending(message, status=status, kind=EventKind.SETTLED)])
+        reply = await http.post(f"{READ}/{message.id}", params={"agent_id": "to"})
+        was_read = status in (Status.DELIVERED, Status.PROCESSED)
+        assert reply.status_code == (200 if was_read else 409), reply.text
+        view = (await http.get(f"/api/messages/{message.id}")).json()
+        assert view["status"] == status.value
+        if was_read:
+            assert reply.json()["read_at"] == (view["delivered_at"] or view["processed_at"])
 
 
-@pytest.mark.parametrize(
-    ("who", "query", "status", "code"),
-    [
-        ("to", {}, 200, None),
-        ("to", {"agent_id": "to"}, 200, None),
-        ("to", {"agent_id": "from"}, 403, "agent_mismatch"),
-        ("from", {}, 403, "agent_mismatch"),
-        ("other", {}, 404, "not_found"),
-        (None, {}, 422, "invalid"),
-        (None, {"agent_id": "other"}, 404, "not_found"),
-        (None, {"agent_id": "nobody"}, 404, "not_found"),
-        (None, {"agent_id": "to"}, 200, None),
-    ],
-)
+READERS: list[tuple[str | None, dict[str, str], int, str | None]] = [
+    ("to", {"agent_id": "from"}, 403, "agent_mismatch"),
+    ("from", {}, 403, "agent_mismatch"),
+    ("other", {}, 404, "not_found"),
+    (None, {}, 422, "invalid"),
+    (None, {"agent_id": "other"}, 404, "not_found"),
+    (None, {"agent_id": "nobody"}, 404, "not_found"),
+    ("to", {}, 200, None),
+    ("to", {"agent_id": "to"}, 200, None),
+    (None, {"agent_id": "to"}, 200, None),
+]
+"""whose key (None: the operator's), query, status of the reply, code of its error"""
+
+
 async def test_only_the_recipient_reads(
-    gateway: Running,
-    http: httpx.AsyncClient,
-    register: Register,
-    recorder: Recorder,
-    who: str | None,
-    query: dict[str, str],
-    status: int,
-    code: str | None,
+    gateway: Running, http: httpx.AsyncClient, register: Register, recorder: Recorder
 ) -> None:
     agents = {name: await register(name) for name in ("to", "from", "other")}
-    sent = await send(http, from_agent_id="from")
-    async with calling(gateway, *([agents[who]["api_key"]] if who else [])) as client:
-        reply = await client.post(f"{READ}/{sent['id']}", params=query)
-    assert reply.status_code == status, reply.text
-    if code is not None:
-        assert reply.json()["error"]["code"] == code
-        assert (await http.get(f"/api/messages/{sent['id']}")).json()["status"] == "pending"
+    for who, query, status, code in READERS:
+        sent = await send(http, from_agent_id="from")
+        async with calling(gateway, *([agents[who]["api_key"]] if who else [])) as client:
+            reply = await client.post(f"{READ}/{sent['id']}", params=query)
+        assert reply.status_code == status, (who, query, reply.text)
+        assert reply.json().get("error", {}).get("code") == code
+        is_read = (await http.get(f"/api/messages/{sent['id']}")).json()["status"] == "delivered"
+        assert is_read is (code is None)
 
 
-@pytest.mark.parametrize("message_id", ["x", "0190a0b1-0000-7000-8000-000000000000", "%00"])
-async def test_what_is_not_there_cannot_be_read(
-    http: httpx.AsyncClient, register: Register, message_id: str
-) -> None:
+async def test_what_is_not_there_cannot_be_read(http: httpx.AsyncClient, register: Register) -> None:
     await register("to")
-    assert (await http.post(f"{READ}/{message_id}", params={"agent_id": "to"})).status_code == 404
+    for message_id in ("x", "0190a0b1-0000-7000-8000-000000000000", "%00"):
+        assert (await http.post(f"{READ}/{message_id}", params={"agent_id": "to"})).status_code == 404
