@@ -50,6 +50,9 @@ CASES = {
     ),
     "sendBatch": Case("POST", "/api/messages/batch", [{"to_agent_id": "from"}], 200, 200, 200),
     "listMessages": Case("GET", "/api/messages?to_agent_id=to", None, 200, 403, 200),
+    "streamMessages": Case(
+        "GET", "/api/v1/messaging/stream?agent_id=to&last_event_id=no", None, *(422, 403, 422)
+    ),
     "showMessage": Case("GET", "/api/messages/{id}", None, 200, 404, 200),
     "listAttempts": Case("GET", "/api/messages/{id}/attempts", None, 200, 404, 200),
     "showRoute": Case("GET", "/api/messages/{id}/route", None, 200, 404, 200),

@@ -37,6 +37,7 @@ from broker.streams.sessions import Sessions
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError, TooManySessions, Unauthenticated, Unavailable
 from schema.limits import SESSIONS_MAX
+from schema.presence import PresenceChange
 
 SWEEP_S: Final = 5.0
 RENEW_S: Final = 20.0
@@ -49,17 +50,7 @@ FAILED: Final = "failed"
 _SESSIONS: Final = {kind: metrics.SESSIONS.child(kind=kind.value) for kind in Kind}
 _ENDED: Final = {reason: metrics.SESSIONS_ENDED.child(reason=reason) for reason in metrics.SESSION_ENDS}
 _ids = msgspec.json.Decoder(list[str])
-
-
-class Change(Struct):
-    """One word of presence."""
-
-    agent_id: str
-    state: str
-    at: str
-
-
-_changes = msgspec.json.Decoder(list[Change])
+_changes = msgspec.json.Decoder(list[PresenceChange])
 
 
 class Guest(Struct):
