@@ -55,7 +55,7 @@ DRAIN_S_DEFAULT: Final = 3_600
 DRAIN_S_MAX: Final = 604_800
 """How long a leaving agent may take what waits for it; the rest is returned to its senders then."""
 DEPARTURE_WATCH_MS: Final = 600_000
-"""How long the mailboxes of a deleted agent are looked at: a router that has not heard may still fill them."""
+"""How long the mailboxes of a deleted agent are looked at: routers that have not heard may fill them."""
 PRESENCE_WATCHED_MAX: Final = 500_000
 """Agents of one shard whose comings and goings are followed (some 200 bytes each); those of further ones are
 not told."""
