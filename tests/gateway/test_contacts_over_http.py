@@ -1,7 +1,9 @@
 """Contacts over HTTP: asking, answering, listing, ending, and what a policy and a rate let through."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -533,10 +535,18 @@ async def test_writing_to_open_agents_without_rates_asks_postgres_nothing(
 # --- without Postgres -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that a server of another user can reach."""
+    path = Path(tempfile.mkdtemp(prefix="ab-contacts-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
 async def test_without_postgres_the_open_go_on_and_the_others_are_closed(
-    streams_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    streams_url: str, home: Path
 ) -> None:
-    postgres = EmbeddedPostgres(Path("/tmp") / f"ab-contacts-{new_id()}")
+    postgres = EmbeddedPostgres(home / "postgres")
     await asyncio.to_thread(postgres.start)
     try:
         await migrate(postgres.url)
