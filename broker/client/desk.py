@@ -21,6 +21,9 @@ from schema.errors import BrokerError
 REMEMBERED_MAX: Final = 10_000
 """Handled messages whose outcome is kept; the oldest are forgotten. Some 200 bytes each beside the result."""
 
+NOT_BEGUN: Final = Again(1.0)
+"""What becomes of a message whose turn comes after the desk has closed."""
+
 Work = Callable[[Arrival, int], Awaitable[Outcome]]
 """Handles a message at its n-th attempt; never raises but when cancelled."""
 Tell = Callable[[Arrival, Outcome], Awaitable[None]]
@@ -78,7 +81,7 @@ class Desk:
         return await asyncio.shield(running)
 
     async def drain(self, patience_s: float) -> None:
-        """Take nothing more; wait until what runs is finished and the broker told, or patience ends."""
+        """Begin nothing more; wait until what runs is finished and the broker told, or patience ends."""
         self._closed.set()
         if left := {*self._running.values(), *self._taken.values()}:
             await asyncio.wait(left, timeout=patience_s)
@@ -129,6 +132,8 @@ class Desk:
     async def _run(self, arrival: Arrival, attempt: int) -> Outcome:
         try:
             async with self._room:
+                if self._closed.is_set():
+                    return NOT_BEGUN
                 outcome = await self._work(arrival, attempt)
             if not isinstance(outcome, Again):
                 self._remember(arrival.id, outcome)

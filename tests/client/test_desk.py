@@ -115,6 +115,22 @@ async def test_a_desk_that_drains_lets_go_of_what_rests() -> None:
     assert (desk.in_hand, told.outcomes) == (0, [])
 
 
+async def test_a_desk_that_drains_begins_nothing_more() -> None:
+    told, go_on = Told(), asyncio.Event()
+
+    async def work(message: Arrival, attempt: int) -> Outcome:
+        await go_on.wait()
+        return Processed()
+
+    desk = Desk(work, concurrency=1)
+    for message_id in ("1", "2"):
+        desk.take(arrival(message_id), told)
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, go_on.set)
+    await desk.drain(10)
+    assert (told.outcomes, desk.in_hand) == ([("1", Processed())], 0)
+
+
 async def test_what_does_not_end_in_time_is_ended_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     told, ended = Told(), []
 

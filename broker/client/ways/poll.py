@@ -1,7 +1,8 @@
 """Long-polling the inbox: plain HTTP, for where nothing else gets through.
 
 What is in hand stays pending in the inbox and would end every long poll at once; so while there is something
-in hand the inbox is looked at without waiting, now and then and whenever room was made.
+in hand the inbox is looked at without waiting, now and then and whenever half of it is done. As many messages
+again as may run at once wait here for their turn, so that handlers need not wait for a look.
 """
 
 import asyncio
@@ -48,16 +49,18 @@ class Poll:
     async def _turn(self, place: Place) -> None:
         desk = place.desk
         if not desk.in_hand:
-            self._take(place, await self._look(place, place.concurrency, wait_ms=WAIT_MS))
+            self._take(place, await self._look(place, 2 * place.concurrency, wait_ms=WAIT_MS))
             return
-        desk.changed.clear()
-        room = place.concurrency - desk.active
+        room = 2 * place.concurrency - desk.active
         if room > 0:
             self._take(place, await self._look(place, desk.in_hand + room, wait_ms=0))
         # Not `wait_for`: in CPython 3.11 it loses a cancellation that meets what it waits for.
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
-                await desk.changed.wait()
+                while desk.active > place.concurrency or not desk.changed.is_set():
+                    desk.changed.clear()
+                    await desk.changed.wait()
+        desk.changed.clear()
 
     async def _look(self, place: Place, limit: int, *, wait_ms: int) -> InboxPage:
         return await place.client.inbox.page(
