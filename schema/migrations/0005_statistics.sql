@@ -120,6 +120,10 @@ END $$;
 CREATE FUNCTION note_updated_messages() RETURNS trigger
     LANGUAGE plpgsql AS $$
 BEGIN
+    -- It also fires for the recorder's INSERT .. ON CONFLICT, which seldom updates anything.
+    IF NOT EXISTS (SELECT FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO statistics_deltas (
         sign, messages, to_agents, from_agents, types, statuses, reasons, created, started, delivered,
         processed)
