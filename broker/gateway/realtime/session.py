@@ -233,13 +233,12 @@ class Session:
         """Wait to be woken; an event stream says in between that it is alive."""
         self.idle = True
         try:
-            if channel.kind is Kind.SOCKET:
-                await self._woken.wait()
-                return
-            async with asyncio.timeout(PING_S):
-                await self._woken.wait()
-        except TimeoutError:
-            await self._say(channel, words.PING)
+            while not self._woken.is_set():
+                try:
+                    async with asyncio.timeout(None if channel.kind is Kind.SOCKET else PING_S):
+                        await self._woken.wait()
+                except TimeoutError:
+                    await self._say(channel, words.PING)
         finally:
             self.idle = False
 
