@@ -6,7 +6,7 @@
 The model is anything that speaks the chat completions format (a local server as well as a hosted one). Who
 wants something written orders it:
 
-    agent-broker work-orders create --capability write --title "Release notes" ...
+    agent-broker work-orders create "Release notes" --capability write
 
 An order is accepted by the agent itself; while the model works, its lease is renewed, and the one who ordered
 hears of every step. Should this process die, the lease lapses, and the order is worked on again.

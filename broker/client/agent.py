@@ -41,8 +41,9 @@ class Agent:
     """See the module's docstring.
 
     `key`: the agent's own, or the operator's; without it `credentials_file` is read, `operator_key` registers
-    the agent (and fills the file), or AGENT_API_KEY is taken. `capabilities` and further fields of a
-    registration (`type`, `max_concurrent_jobs`, ...) are brought up to date at every start.
+    the agent (and fills the file), or AGENT_API_KEY is taken. An agent that comes with an operator's key is
+    registered if need be. `capabilities` and further fields of a registration (`type`, ...) are brought up to
+    date at every start.
 
     `transport`: how messages come. A webhook has a public `endpoint` (None: as it is registered); it is
     served at `listen` (host, port) by `run` and `serve`, or mounted elsewhere as `agent.asgi()`.

@@ -22,7 +22,7 @@ from broker.client.ways.poll import Poll
 from broker.client.ways.socket import Socket
 from broker.client.ways.way import Place, Way
 from broker.client.ways.webhook import Webhook
-from schema.agent import AgentView
+from schema.agent import AgentView, RegisteredAgent
 from schema.errors import BrokerError, Rejected, Unavailable
 from schema.work_order import MESSAGE_OFFER
 
@@ -66,8 +66,10 @@ class Life:
         key, secret = await _patiently(plan.identity.find, plan.profile)
         client = AgentClient(plan.identity.url, key, agent_id=plan.identity.name)
         try:
-            self.way = self._way(secret)
             record: AgentView = await _patiently(bring_up_to_date, client, plan.identity.name, plan.profile)
+            if isinstance(record, RegisteredAgent):
+                secret = record.signing_secret
+            self.way = self._way(secret)
         except BaseException:
             await client.aclose()
             raise

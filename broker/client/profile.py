@@ -12,7 +12,7 @@ from broker.client import credentials as kept
 from broker.client.credentials import Credentials
 from broker.client.http import AgentClient
 from schema.agent import AgentView
-from schema.errors import Forbidden, NameTaken, NotFound, Rejected
+from schema.errors import NameTaken, NotFound, Rejected
 
 KEY_VARIABLE: Final = "AGENT_API_KEY"
 URL_VARIABLE: Final = "AGENT_BROKER_URL"
@@ -72,32 +72,24 @@ class Identity:
         return found
 
 
-async def bring_up_to_date(client: AgentClient, name: str, wanted: Mapping[str, Any]) -> AgentView:
-    """Return the agent's record, changed where it is not as wanted (fields of AgentPatch).
+async def bring_up_to_date(
+    client: AgentClient,
+    name: str,
+    wanted: Mapping[str, Any],  # fields of AgentPatch
+) -> AgentView:
+    """Return the agent's record, changed where it is not as wanted. With an operator's key an agent nobody
+    has registered yet is registered; the reply then has its signing secret.
 
-    With the operator's key, which a team may share, an agent that is not registered yet is registered.
-
-    Raises: NotFound when nobody is registered by that name, AgentMismatch when the key is another agent's.
+    Raises: AgentMismatch when the key is another agent's.
     """
     try:
         record = await client.agents.show(name)
-    except NotFound as unknown:
-        return await _registered(client, name, wanted, unknown)
+    except NotFound:
+        return await client.agents.register(name, **wanted)
     changes = {field: value for field, value in wanted.items() if _differs(getattr(record, field), value)}
     if changes:
         record = await client.agents.update(record.id, **changes)
     return record
-
-
-async def _registered(
-    client: AgentClient, name: str, wanted: Mapping[str, Any], unknown: NotFound
-) -> AgentView:
-    try:
-        return await client.agents.register(name, **wanted)
-    except NameTaken:  # another process of the same agent was first
-        return await bring_up_to_date(client, name, wanted)
-    except Forbidden:
-        raise unknown from None
 
 
 def _differs(there: Any, wanted: Any) -> bool:  # values of any field

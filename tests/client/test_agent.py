@@ -13,7 +13,7 @@ from line import Line
 from broker.client import Agent, AgentClient, Message, NoAnswer, Retry
 from broker.client.life import Transport
 from broker.servers.running import Running
-from schema.errors import Conflict, Rejected, Unauthenticated
+from schema.errors import AgentMismatch, Conflict, Rejected, Unauthenticated
 
 WAYS: tuple[Transport, ...] = ("websocket", "poll", "webhook")
 PULLING: tuple[Transport, ...] = ("websocket", "poll")
@@ -376,6 +376,32 @@ async def test_an_operator_s_key_is_enough_for_a_registered_agent(
     async with serving(agent):
         sent = await operator.send({}, to=agent.id, wait="processed", timeout_ms=20_000)
     assert sent.result == "done"
+
+
+@pytest.mark.parametrize("way", ["websocket", "webhook"])
+async def test_with_an_operator_s_key_an_agent_registers_itself(
+    running: Running, operator: AgentClient, mark: str, way: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_BROKER_URL", running.api_url)
+    monkeypatch.setenv("AGENT_API_KEY", running.api_key)
+    agent = make(running, f"new-{mark}", way, url=None, operator_key=None, capabilities=[f"new-{mark}"])
+
+    @agent.on()
+    async def work(message: Message) -> str:
+        return "done"
+
+    async with serving(agent):
+        sent = await operator.send({}, requirements=[f"new-{mark}"], wait="processed", timeout_ms=20_000)
+        assert (sent.to_agent_id, sent.result) == (agent.id, "done")
+
+
+async def test_an_agent_s_own_key_registers_nobody(
+    running: Running, operator: AgentClient, mark: str
+) -> None:
+    key = (await operator.register(f"own-{mark}")).api_key
+    with pytest.raises(AgentMismatch):
+        async with Agent(f"stranger-{mark}", url=running.api_url, key=key):
+            pass
 
 
 async def test_the_newer_of_two_processes_has_the_agent(

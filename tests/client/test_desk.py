@@ -116,25 +116,27 @@ async def test_a_desk_that_drains_lets_go_of_what_rests() -> None:
 
 
 async def test_a_desk_that_drains_begins_nothing_more() -> None:
-    told, go_on = Told(), asyncio.Event()
+    told, begun, go_on = Told(), asyncio.Event(), asyncio.Event()
 
     async def work(message: Arrival, attempt: int) -> Outcome:
+        begun.set()
         await go_on.wait()
         return Processed()
 
     desk = Desk(work, concurrency=1)
     for message_id in ("1", "2"):
         desk.take(arrival(message_id), told)
-    await asyncio.sleep(0)
-    asyncio.get_running_loop().call_later(0.01, go_on.set)
+    await begun.wait()
+    asyncio.get_running_loop().call_soon(go_on.set)
     await desk.drain(10)
     assert (told.outcomes, desk.in_hand) == ([("1", Processed())], 0)
 
 
 async def test_what_does_not_end_in_time_is_ended_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    told, ended = Told(), []
+    told, begun, ended = Told(), asyncio.Event(), []
 
     async def work(message: Arrival, attempt: int) -> Outcome:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -143,7 +145,7 @@ async def test_what_does_not_end_in_time_is_ended_and_not_told(caplog: pytest.Lo
 
     desk = Desk(work, concurrency=1)
     desk.take(arrival(), told)
-    await asyncio.sleep(0)
+    await begun.wait()
     await desk.drain(0.01)
     await desk.close()
     assert (ended, told.outcomes, desk.in_hand) == (["1"], [], 0)
