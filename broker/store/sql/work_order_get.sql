@@ -1,10 +1,11 @@
 -- Work order $1, the names of its sides, what agent $2 is offered of it, and the server's time.
 SELECT
 \ir work_order_columns.sql
-    , requester.name AS requester_name, worker.name AS worker_name,
+    ,
+\ir work_order_names.sql
+    ,
     offer.order_id IS NOT NULL AS offered, offer.declined_at IS NOT NULL AS declined,
     clock_timestamp() AS now
 FROM work_orders AS w
-\ir work_order_names.sql
 LEFT JOIN work_order_offers AS offer ON offer.order_id = w.id AND offer.agent_id = $2
 WHERE w.id = $1

@@ -1,2 +1,2 @@
-LEFT JOIN agents AS requester ON requester.id = w.requester_id
-LEFT JOIN agents AS worker ON worker.id = w.worker_id
+    (SELECT name FROM agents WHERE id = w.requester_id) AS requester_name,
+    (SELECT name FROM agents WHERE id = w.worker_id) AS worker_name

@@ -2,7 +2,8 @@
 -- the index in the order wanted, so each gives its first rows.
 SELECT
 \ir work_order_columns.sql
-    , requester.name AS requester_name, worker.name AS worker_name
+    ,
+\ir work_order_names.sql
 FROM unnest($2::text[]) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT * FROM work_orders
@@ -10,6 +11,5 @@ CROSS JOIN LATERAL (
     ORDER BY id DESC
     LIMIT $4
 ) AS w
-\ir work_order_names.sql
 ORDER BY w.id DESC
 LIMIT $4

@@ -1,7 +1,8 @@
 -- A page of what agent $1 has to do, has done, or may take, in the statuses $2, before id $3, newest first.
 SELECT
 \ir work_order_columns.sql
-    , requester.name AS requester_name, worker.name AS worker_name
+    ,
+\ir work_order_names.sql
 FROM (
     SELECT own.*
     FROM unnest($2::text[]) AS wanted (status)
@@ -18,6 +19,5 @@ FROM (
     WHERE o.agent_id = $1 AND o.stands AND o.order_id < $3::uuid
         AND offered.status = ANY($2::text[]) AND offered.worker_id IS DISTINCT FROM $1
 ) AS w
-\ir work_order_names.sql
 ORDER BY w.id DESC
 LIMIT $4
