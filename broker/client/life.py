@@ -70,6 +70,8 @@ class Life:
             if isinstance(record, RegisteredAgent):
                 secret = record.signing_secret
             self.way = self._way(secret)
+            # Seen online from here on, whichever way keeps it so.
+            await _patiently(client.heartbeat, record.id)
         except BaseException:
             await client.aclose()
             raise
@@ -171,11 +173,11 @@ class Life:
 
     async def _beat(self) -> None:
         while True:
+            await asyncio.sleep(HEARTBEAT_S)
             try:
                 await self.place.client.heartbeat(self.place.agent_id)
             except BrokerError as error:
                 log.debug("heartbeat: %s", error)
-            await asyncio.sleep(HEARTBEAT_S)
 
 
 async def _patiently(do: Any, *args: Any) -> Any:  # any coroutine function and what it takes

@@ -344,6 +344,15 @@ async def test_agents_are_seen_to_come(running: Running, mark: str) -> None:
 # --- coming up ----------------------------------------------------------------------------------------
 
 
+@each_way
+async def test_an_agent_that_is_up_is_seen_online(
+    running: Running, operator: AgentClient, mark: str, way: Transport
+) -> None:
+    async with make(running, f"seen-{mark}", way) as agent:
+        assert (await operator.presence.show(agent.id)).is_online
+        assert agent.id in [other.id async for other in operator.agents(online=True)]
+
+
 async def test_an_agent_brings_its_record_up_to_date(
     running: Running, operator: AgentClient, mark: str
 ) -> None:
