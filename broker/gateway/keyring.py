@@ -32,8 +32,10 @@ class Keyring:
         self._cached: dict[str, tuple[StoredKey, Principal, int]] = {}
         self._changes = 0
 
-    async def principal_of(self, authorization: str | None, *, now_ms: int) -> Principal:
-        """Return who the `Authorization` header stands for.
+    async def principal_of(
+        self, authorization: str | None, *, now_ms: int, fresh_ms: int = FRESH_MS
+    ) -> Principal:
+        """Return who the `Authorization` header stands for. `fresh_ms`: how old a remembered row may be.
 
         Raises: Unauthenticated; StoreUnavailable when an agent's key can neither be looked up nor remembered.
         """
@@ -44,7 +46,7 @@ class Keyring:
             raise Unauthenticated("the Authorization header must be: Bearer <key>")
         if keys.same_text(key, self._operator_key):
             return OPERATOR
-        return await self._agent(key, now_ms)
+        return await self._agent(key, now_ms, fresh_ms)
 
     def forget(self, key_id: str) -> None:
         """Look this key up again next time: it was changed."""
@@ -60,9 +62,9 @@ class Keyring:
         """Return what to store for a key."""
         return keys.digest(self._pepper, key)
 
-    async def _agent(self, key: str, now_ms: int) -> Principal:
+    async def _agent(self, key: str, now_ms: int, fresh_ms: int) -> Principal:
         key_id = keys.key_id_of(key)
-        found = await self._find(key_id, now_ms) if key_id is not None else None
+        found = await self._find(key_id, now_ms, fresh_ms) if key_id is not None else None
         if found is None:
             raise Unauthenticated("this key is not known")
         row, principal = found
@@ -74,9 +76,9 @@ class Keyring:
             raise Unauthenticated("this key has expired")
         return principal
 
-    async def _find(self, key_id: str, now_ms: int) -> tuple[StoredKey, Principal] | None:
+    async def _find(self, key_id: str, now_ms: int, fresh_ms: int) -> tuple[StoredKey, Principal] | None:
         cached = self._cached.get(key_id)
-        if cached is not None and now_ms - cached[2] < FRESH_MS:
+        if cached is not None and now_ms - cached[2] < fresh_ms:
             return cached[:2]
         changes = self._changes
         try:

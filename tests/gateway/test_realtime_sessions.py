@@ -8,6 +8,7 @@ import pytest
 from gateway_rig import OPERATOR_KEY, Register, held, settings_for, until_ready
 from realtime_rig import Mailman, listening, mailing, talking, until
 
+from broker.gateway.realtime import hub
 from broker.gateway.serve import Running
 from schema.codec import encode
 
@@ -92,7 +93,7 @@ async def test_presence_follows_the_connection(gateway: Running, register: Regis
 
 
 async def test_a_revoked_key_ends_its_session(
-    gateway: Running, http: httpx.AsyncClient, register: Register, mail: Mailman
+    gateway: Running, register: Register, mail: Mailman, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, other = await register("puller"), await register("other")
     revoke = "UPDATE agent_keys SET revoked_at = now() WHERE agent_id = $1 RETURNING id"
@@ -104,7 +105,8 @@ async def test_a_revoked_key_ends_its_session(
         assert (await socket.until("closing"))["reason"] == "revoked"
         assert await socket.closed() == 4401
         await gateway.services.pool.fetch(revoke, other["id"])
-        gateway.services.keyring._cached.clear()
+        # No word of that one; the key is remembered, and five seconds are not waited for.
+        monkeypatch.setattr(hub, "LOOK_FRESH_MS", 0)
         await gateway.services.realtime.check_keys()
         assert await stays.closed() == 4401
 

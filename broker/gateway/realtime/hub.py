@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from broker.gateway.call import Principal
 from broker.gateway.channel import Channel, Kind
-from broker.gateway.keyring import Keyring
+from broker.gateway.keyring import FRESH_MS, Keyring
 from broker.gateway.known_agents import KnownAgents
 from broker.gateway.realtime import words
 from broker.gateway.realtime.session import (
@@ -43,6 +43,8 @@ SWEEP_S: Final = 5.0
 RENEW_S: Final = 20.0
 LOOK_S: Final = 25.0
 """Between two looks at the keys of all sessions, for words of revocation that got lost."""
+LOOK_FRESH_MS: Final = 5_000
+"""How old a remembered key may be at such a look: a revoked one ends its session within 30 s in all."""
 DRAIN_S: Final = 3.0
 ALL: Final = "*"
 FAILED: Final = "failed"
@@ -276,15 +278,15 @@ class Hub:
     async def check_keys(self) -> None:
         """Check every key. (Of agents no change is lost: they are followed on a stream.)"""
         for guest in list(self._guests.values()):
-            await self._check_key(guest)
+            await self._check_key(guest, fresh_ms=LOOK_FRESH_MS)
             await asyncio.sleep(0)  # Most keys are remembered: nobody's request shall wait for thousands.
 
-    async def _check_key(self, guest: Guest) -> None:
+    async def _check_key(self, guest: Guest, *, fresh_ms: int = FRESH_MS) -> None:
         """End a session whose key is not good any more. Raises: StoreUnavailable."""
         if guest.authorization is None:
             return
         try:
-            await self._keyring.principal_of(guest.authorization, now_ms=self._now_ms())
+            await self._keyring.principal_of(guest.authorization, now_ms=self._now_ms(), fresh_ms=fresh_ms)
         except Unauthenticated:
             guest.session.end(REVOKED)
 
