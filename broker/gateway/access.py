@@ -40,6 +40,13 @@ async def acting_agent(call: Call[Any, Any], *claims: str | None) -> str | None:
     return own
 
 
+async def check_claim(call: Call[Any, Any]) -> None:  # any body, any query
+    """Let an agent's key say in `X-Agent-Id` who it is, whatever the operation. Raises: AgentMismatch."""
+    own, claim = call.principal.agent_id, call.claimed_agent
+    if own is not None and claim is not None and not await _is_same(call, claim, own):
+        raise AgentMismatch("this key belongs to another agent")
+
+
 def may_see(principal: Principal, message: MessageView) -> bool:
     """Tell whether the message concerns the principal: its sender, its recipient, or an operator."""
     return principal.is_operator or principal.agent_id in (message.from_agent_id, message.to_agent_id)

@@ -5,7 +5,7 @@ from typing import Any
 
 import falcon.asgi
 
-from broker.gateway.access import authorize
+from broker.gateway.access import authorize, check_claim
 from broker.gateway.call import OPERATOR, Call
 from broker.gateway.operation import Operation
 from broker.gateway.reading import QueryReader
@@ -38,7 +38,7 @@ def entrance(services: Services, operation: Operation) -> Enter:
             if principal.agent_id is not None:
                 services.signs_of_life.hear(principal.agent_id)
                 services.key_use.note(principal.key_id, now_ms=services.now_ms())
-        return Call(
+        call = Call(
             services,
             principal,
             path,
@@ -48,6 +48,9 @@ def entrance(services: Services, operation: Operation) -> Enter:
             idempotency_key=req.get_header("Idempotency-Key"),
             authorization=None if open_to_all else authorization,
         )
+        if call.claimed_agent is not None:
+            await check_claim(call)
+        return call
 
     return enter
 

@@ -16,6 +16,7 @@ from broker.gateway.operation import Operation
 from schema import limits
 from schema.codec import encode
 from schema.errors import (
+    AgentMismatch,
     BrokerError,
     Forbidden,
     Malformed,
@@ -30,7 +31,7 @@ from schema.http import ErrorReply
 Document = dict[str, Any]  # OpenAPI is JSON of any shape
 
 JSON: Final = "application/json"
-_OF_KEYS: Final = (Unauthenticated, Forbidden, StoreUnavailable)  # keys are rows in Postgres
+_OF_KEYS: Final = (Unauthenticated, Forbidden, AgentMismatch, StoreUnavailable)  # keys are rows in Postgres
 _OF_BODIES: Final = (Malformed, BodyTimeout, TooLarge, UnsupportedMedia, Rejected)
 _ABOUT: Final = """\
 Agents publish messages; the broker routes them by name or by capability, delivers them with retries and \
@@ -126,7 +127,7 @@ _CLAIM: Final[Document] = {
     "in": "header",
     "required": False,
     "description": "Who the caller acts as: with an operator's key anyone, with an agent's only itself.",
-    "schema": {"type": "string", "maxLength": limits.AGENT_NAME_CHARS_MAX},
+    "schema": {"type": "string"},
 }
 
 
@@ -202,6 +203,8 @@ def _in_path(name: str) -> Document:
 def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
     """Return a query parameter. `?status=` is no status, and a filter nothing can match is no fault."""
     schema = {facet: value for facet, value in schema.items() if facet not in ("minLength", "maxLength")}
+    if schema.get("type") == "boolean":
+        schema |= {"type": ["boolean", "integer"], "enum": [True, False, 1, 0]}
     described: Document = {"name": name, "in": "query", "required": False}
     described["description"] = schema.pop("description", "")
     described["schema"] = schema
@@ -213,6 +216,8 @@ def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
 
 def _body(operation: Operation, schemas: Schemas) -> Document:
     schema = schemas.of(operation.body, Mode.ASKED)
+    if schema.get("type") == "array":
+        schema = {**schema, "minItems": 1, "maxItems": limits.BATCH_MESSAGES_MAX}
     example = example_of(schemas, schema)
     content: Document = {JSON: {"schema": schema, "example": example}}
     if operation.raw_body:

@@ -155,7 +155,11 @@ MESSAGES: Final[Words] = {
             "items": {"type": "string", "format": "uuid"},
         },
     ),
-    "ReplayRequest.limit": whole("How many at most.", 100, 1, limits.REPLAY_MESSAGES_MAX),
+    "ReplayRequest.limit": Word(
+        f"How many at most; more than {limits.REPLAY_MESSAGES_MAX} means {limits.REPLAY_MESSAGES_MAX}.",
+        100,
+        asked={"minimum": 1},
+    ),
     "ListDeadLetters.reason": Word("Only those that ended for this reason.", "exhausted"),
     "ReplayRequest.reason": Word("Those that ended for this reason.", "exhausted"),
     "replayed": count("Sent again, in a new round."),
