@@ -15,6 +15,7 @@ from broker.store import work_order_log as log
 from broker.store.agents import register
 from broker.store.keys import StoredKey
 from broker.store.pool import Pool
+from broker.store.statements import load
 from broker.store.work_order_changes import Changed, Draft, Wish
 from broker.streams.connection import Connection
 from broker.streams.ingress import Publisher
@@ -157,14 +158,15 @@ async def test_an_old_row_is_published_only_if_its_message_was_not_recorded(
     assert await outbox.depth(pool) == (0, 0.0)
 
 
-async def test_two_relays_share_the_rows(pool: Pool, database_url: str) -> None:
+async def test_two_relays_share_the_rows_and_neither_waits(pool: Pool) -> None:
     async with pool.transaction() as connection:
         await outbox.add(connection, *(Envelope(id=new_id()) for _ in range(100)))
     await make_due(pool)
-    batches = await asyncio.gather(*(outbox.claim(pool, 40, for_ms=60_000) for _ in range(4)))
-    claimed = [one.envelope.id for batch in batches for one in batch]
-    assert len(claimed) == len(set(claimed))
-    assert len(claimed) + len(await outbox.claim(pool, 100, for_ms=60_000)) == 100
+    async with pool.transaction() as connection:  # claims, and has not committed yet
+        first = {str(row["id"]) for row in await connection.fetch(load("outbox_claim"), 40, 60_000)}
+        second = {one.envelope.id for one in await outbox.claim(pool, 100, for_ms=60_000)}
+    assert (len(first), len(second), first & second) == (40, 60, set())
+    assert await outbox.claim(pool, 100, for_ms=60_000) == []
 
 
 async def test_what_redis_does_not_take_stays(pool: Pool) -> None:
