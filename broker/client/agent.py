@@ -228,8 +228,11 @@ class Agent:
     async def __aexit__(self, *_: object) -> None:
         self._entered -= 1
         if self._entered == 0 and self._life is not None:
-            life, self._life = self._life, None
-            await life.end()
+            try:
+                # Up to its end: handlers that are still at work may send.
+                await self._life.end()
+            finally:
+                self._life = None
 
     @property
     def up(self) -> Life:
@@ -239,11 +242,22 @@ class Agent:
         return self._life
 
     async def _run(self) -> None:
+        serving = asyncio.ensure_future(self.serve())
+
+        def end() -> None:
+            self.stop()
+            if self._life is None:
+                # It waits for a broker that is away: there is nothing in hand.
+                serving.cancel()
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, end)
         try:
-            await self.serve()
+            await serving
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)

@@ -12,7 +12,10 @@ from schema.message import Json
 
 RESPONSE_TYPE = "response"
 NOTICES = frozenset(
-    (RESPONSE_TYPE, "error", "status", "heartbeat", "ping", "contact_request", "work_order_update")
+    (
+        *(RESPONSE_TYPE, "error", "status", "heartbeat", "ping"),
+        *("contact_request", "contact_response", "work_order_update"),
+    )
 )
 """Types that tell an agent something and ask nothing of it: no handler is no failure, no answer goes back."""
 

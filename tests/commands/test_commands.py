@@ -230,3 +230,14 @@ def test_ten_lines_are_an_agent_that_sigterm_stops(
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+def test_an_agent_that_waits_for_its_broker_can_be_stopped() -> None:
+    program = TEN_LINES.format(name="early", url="http://127.0.0.1:9", key="k", transport="websocket")
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", program], env=environment(), stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert b"cannot be reached" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

@@ -123,7 +123,11 @@ class Socket:
         raise kind(sentence)
 
     def _hear(self, place: Place, data: str | bytes) -> None:
-        frame = _decode(data)
+        try:
+            frame = _decode(data)
+        except msgspec.MsgspecError as error:
+            log.warning("socket: a frame was not understood: %s", error)
+            return
         if frame.type == "message" and frame.message is not None:
             place.desk.take(frame.message, place.tell)
         elif frame.type == "presence" and place.on_presence is not None:
