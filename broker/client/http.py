@@ -14,7 +14,7 @@ import httpx
 
 from broker.client.events import EventReader, StreamEvent
 from broker.client.failures import raise_for
-from broker.client.request import Listing, Request, headers_of, pause_s, read, unreachable
+from broker.client.request import Listing, Request, headers_of, pause_s, read, tls, unreachable
 from broker.client.subject import Awaiting
 from broker.client.surface import Surface
 from broker.client.values import SentMessage as Message
@@ -46,6 +46,7 @@ class AgentClient(Surface[Awaiting], Awaiting):
             headers=headers_of(key, agent_id),
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
+            verify=tls(),
             trust_env=False,
         )
 

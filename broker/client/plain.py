@@ -11,7 +11,7 @@ import httpx
 
 from broker.client.events import EventReader, StreamEvent
 from broker.client.failures import raise_for
-from broker.client.request import Listing, Request, headers_of, pause_s, read, unreachable
+from broker.client.request import Listing, Request, headers_of, pause_s, read, tls, unreachable
 from broker.client.subject import Blocking
 from broker.client.surface import Surface
 from schema.errors import BrokerError
@@ -37,6 +37,7 @@ class Client(Surface[Blocking], Blocking):
             base_url=url,
             headers=headers_of(key, agent_id),
             timeout=timeout_s,
+            verify=tls(),
             trust_env=False,
         )
 

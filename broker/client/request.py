@@ -5,7 +5,9 @@ asyncio, `broker.client.plain` without) carries it out; `read` types what came b
 decided here too (`pause_s`), so the two shells differ in how they wait and in nothing else.
 """
 
+import ssl
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
@@ -89,6 +91,12 @@ def read(request: Request[T], body: bytes) -> T:
         return msgspec.json.decode(body, type=request.reply)
     except msgspec.MsgspecError as error:
         raise Unavailable(f"the reply is not what this operation answers: {error}") from error
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """Return the TLS settings of every client. Reading the authorities costs 40 ms: once is enough."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def headers_of(key: str, agent_id: str | None) -> dict[str, str]:
