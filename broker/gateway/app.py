@@ -160,6 +160,9 @@ def _write(req: falcon.asgi.Request, resp: falcon.asgi.Response, reply: Reply) -
     resp.data = reply.body if isinstance(reply.body, bytes) else encode(reply.body)
     for name, value in reply.headers:
         resp.append_header(name, value)
+    etag = resp.get_header("ETag")
+    if etag is not None and etag == req.get_header("If-None-Match"):
+        resp.status, resp.data = 304, b""
 
 
 # --- errors -----------------------------------------------------------------------------------------------

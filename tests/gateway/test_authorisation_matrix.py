@@ -100,6 +100,8 @@ ROWS: dict[str, Row] = {
     "readyz": Row(Who.ALL),
     "openapi": Row(Who.ALL),
     "docs": Row(Who.ALL),
+    "docsStyle": Row(Who.ALL),
+    "docsScript": Row(Who.ALL),
 }
 
 

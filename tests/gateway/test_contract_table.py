@@ -21,9 +21,9 @@ from schema.errors import BrokerError
 TESTS = Path(__file__).parents[1]
 CLIENT = Path(__file__).parents[2] / "broker" / "client"
 
-OPEN = {"healthz", "readyz", "openapi", "docs", "docsAsset"}
+OPEN = {"healthz", "readyz", "openapi", "docs", "docsStyle", "docsScript"}
 """Operations that need no key. Nothing else may join them by leaving its scope out."""
-FOR_BROWSERS = {"healthz", "openapi", "docs", "docsAsset"}
+FOR_BROWSERS = {"healthz", "openapi", "docs", "docsStyle", "docsScript"}
 """Operations a client program has no use for."""
 INSIDE = {"error", "fenced", "data_fault", "unavailable", "unsafe_deployment", "not_found", "conflict"}
 """Codes that are families, or never leave the process; some are answered all the same."""

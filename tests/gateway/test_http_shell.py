@@ -16,11 +16,20 @@ from schema import limits
 from schema.ids import new_id
 
 
-async def test_the_page_loads_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
-    page = await http.get("/docs")
-    assert page.headers["Content-Type"].startswith("text/html")
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [("/docs", "text/html"), ("/docs/docs.css", "text/css"), ("/docs/docs.js", "text/javascript")],
+)
+async def test_the_page_ships_with_the_package_and_loads_nothing_from_elsewhere(
+    http: httpx.AsyncClient, path: str, media_type: str
+) -> None:
+    page = await http.get(path)
+    assert page.headers["Content-Type"] == f"{media_type}; charset=utf-8"
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "http" not in page.text.replace("document", "")
+    assert "://" not in page.text
+    again = await http.get(path, headers={"If-None-Match": page.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await http.get(path, headers={"If-None-Match": '"other"'})).status_code == 200
 
 
 @pytest.mark.parametrize(
