@@ -86,6 +86,9 @@ async def recording(redis_url: str, pool: Pool, *, shards: int = 2) -> AsyncIter
         try:
             yield recorder
         finally:
-            task.cancel()
+            # One cancellation may not do: redis-py loses one that comes at the very moment a reply does.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=0.2)
             with suppress(asyncio.CancelledError):
                 await task

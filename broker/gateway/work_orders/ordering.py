@@ -29,7 +29,7 @@ async def order(call: Call[WorkOrderRequest, RequesterQuery]) -> Reply:
     at once and to others as they come. An agent that takes no work orders is 409 `not_accepting`."""
     services, request = call.services, call.body
     _check_deadline(services, request)
-    requester = await required_agent(call, call.query.from_agent_id or call.query.agent_id, field=SENDER)
+    requester = await required_agent(call, call.query.from_agent_id, call.query.agent_id, field=SENDER)
     worker = await _worker(services, request, requester)
 
     async def run(order_id: str | None) -> Reply:

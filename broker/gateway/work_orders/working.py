@@ -55,7 +55,7 @@ async def _do(
     token: str | None = None,
 ) -> Reply:
     services = call.services
-    agent_id = await required_agent(call, call.query.agent_id or call.query.from_agent_id, field=AGENT)
+    agent_id = await required_agent(call, call.query.agent_id, call.query.from_agent_id, field=AGENT)
     order_id = order_id_of(call.path)
     if order_id is None:
         raise NotFound("no such work order")
