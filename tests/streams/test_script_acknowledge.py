@@ -126,11 +126,12 @@ async def test_what_a_native_consumer_has_read_is_pending_no_more_once_acknowled
 async def test_acknowledging_works_at_the_memory_limit(acknowledger, raw, keys):
     one, other = put(raw), put(raw)
     raw.xgroup_create(box(), NATIVE_GROUP, id="0")
+    before = raw.config_get("maxmemory")["maxmemory"]
     raw.config_set("maxmemory", 1)
     try:
         assert await acknowledger.acknowledge(AGENT, [one, other]) == [True, True]
     finally:
-        raw.config_set("maxmemory", 0)
+        raw.config_set("maxmemory", before)
     assert len(events(raw)) == 2
 
 

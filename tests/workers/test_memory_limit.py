@@ -65,7 +65,6 @@ async def test_deliveries_retries_and_takeovers_go_on(any_streams_url):
             await receiver.until(lambda it: len(it.got) >= 30)
             await first.kill()
             world.seize(second, 0)
-            world.raw.config_set("maxmemory", LIMIT)
             await second.work()
             await world.until_ended(ids, timeout_s=30)
         assert first.failures == second.failures == []

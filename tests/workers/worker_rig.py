@@ -125,9 +125,11 @@ class World:
 
     def seize(self, site: "Site", shard: int) -> None:
         """Give both leases of a shard to a worker, whatever Redis thinks of its memory."""
+        before = self.raw.config_get("maxmemory")["maxmemory"]
         self.raw.config_set("maxmemory", 0)
         for trade in BOTH:
             site.leases.append(site.lease(shard, trade))
+        self.raw.config_set("maxmemory", before)
 
     async def site(self, *trades: str, shards: Sequence[int] | None = None) -> "Site":
         """Start a worker that holds these trades (both, unless said) of these shards (all)."""
