@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test check format bench lock wheel clean
+.PHONY: setup run demo test fuzz check format bench lock wheel clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Requests generated from the contract, from a random seed, against a whole broker. MINUTES=10 by default.
+MINUTES ?= 10
+fuzz: setup
+	$(BIN)/python tests/e2e/generated.py --minutes $(MINUTES)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -118,7 +118,11 @@ def document(operations: Sequence[Operation], *, version: str) -> Document:
                 }
             },
         },
-        "tags": [{"name": tag, "description": TAGS.get(tag, "")} for tag in (*TAGS, *used) if tag in used],
+        "tags": [
+            {"name": tag, "description": TAGS.get(tag, "")}
+            for tag in dict.fromkeys((*TAGS, *used))
+            if tag in used
+        ],
     }
 
 
