@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import UNSET, Struct
 
+from broker.core.parking import Signature
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import ARRIVED, Keys
@@ -25,7 +26,7 @@ from schema.message import lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
 from workers.delivery.items import Mailbox
-from workers.placing import Placement, Signature, Way, event_of
+from workers.placing import Placement, Way, event_of
 
 Placed = list[tuple[IngressEntry, list[Placement]]]
 

@@ -6,7 +6,6 @@ must hear of it at once: of everything that is not posted from memory right away
 
 from datetime import datetime
 from enum import Enum
-from hashlib import blake2b
 from typing import Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -21,7 +20,7 @@ from schema.errors import Rejected
 from schema.ids import id_bytes, is_id, shard_of
 from schema.ledger import Event, EventKind
 from schema.limits import REQUIREMENTS_MAX, SCHEDULE_AHEAD_MS_MAX
-from schema.message import Envelope, Lane, Reason, Status
+from schema.message import Envelope, Reason, Status
 from schema.quick import quick
 from schema.times import from_ms, to_ms
 
@@ -59,20 +58,6 @@ class Placement(Struct, gc=False):
     reason: str = ""
     detail: str = ""
     key: bytes = b""
-
-
-class Signature(Struct):
-    """What parked messages with the same needs share: the key of their stream, and who could take them."""
-
-    requirements: tuple[str, ...]
-    message_type: str
-    lane: Lane
-
-    @property
-    def key(self) -> str:
-        """Return a short name that is safe in a Redis key."""
-        text = encode([self.requirements, self.message_type])
-        return f"{blake2b(text, digest_size=10).hexdigest()}:{self.lane.value}"
 
 
 class Placer:

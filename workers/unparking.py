@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from broker.core.directory import Directory
+from broker.core.parking import Signature
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys
@@ -18,7 +19,6 @@ from broker.streams.ownership import Lease
 from broker.streams.scripts import UNPARK
 from broker.telemetry import metrics
 from schema.errors import StreamsFull
-from workers.placing import Signature
 
 BATCH_MAX: Final = 128
 LOOK_S: Final = 30.0

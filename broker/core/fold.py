@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec import UNSET, MsgspecError, Raw, Struct, UnsetType, field
 
-from broker.core.lifecycle import rank
+from broker.core.lifecycle import may_become
 from schema.codec import decode_stored_envelope
 from schema.delivery import Attempt, AttemptStatus
 from schema.ids import is_id, made_ms
@@ -34,6 +34,8 @@ _DELIVERED: Final = Status.DELIVERED
 _PROCESSED: Final = Status.PROCESSED
 _SUCCESS: Final = AttemptStatus.SUCCESS
 _QUARANTINED: Final = EventKind.QUARANTINED
+_UNSTORABLE: Final = dict.fromkeys((0x00, 0x1E, 0x1F), "\N{REPLACEMENT CHARACTER}")
+"""NUL, which Postgres refuses, and what `broker.store.columns` puts between values and for null."""
 
 
 class MessageRow(Struct, kw_only=True, gc=False):
@@ -153,7 +155,7 @@ def _restart(row: MessageRow, new: MessageRow) -> None:
 
 
 def _advance(row: MessageRow, new: MessageRow) -> None:
-    if rank(new.status) > rank(row.status):
+    if may_become(row.status, new.status):
         row.status, row.reason, row.result = new.status, new.reason, new.result
     row.delivered_ms = _earliest(row.delivered_ms, new.delivered_ms)
     row.processed_ms = _earliest(row.processed_ms, new.processed_ms)
@@ -234,7 +236,7 @@ def _present(raw: Raw | UnsetType) -> Raw | None:
 
 
 def _text(text: str) -> str:
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}") if "\x00" in text else text
+    return text if text.isprintable() else text.translate(_UNSTORABLE)
 
 
 def _quarantined(event: Event, shard: int) -> QuarantineRow:

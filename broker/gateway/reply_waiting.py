@@ -22,7 +22,7 @@ from broker.gateway.waiting import LOOK_AGAIN_MS, LOOK_FIRST_MS, ReplyWaiter, Ru
 from broker.store import attempts as stored_attempts
 from broker.store import messages as stored_messages
 from schema.delivery import AttemptStatus
-from schema.errors import Conflict, NotFound, StoreUnavailable
+from schema.errors import Conflict, NotFound, StoreUnavailable, Unavailable
 from schema.limits import RESPONSE_KEPT_BYTES_MAX
 from schema.message import MessageView, Status
 
@@ -152,8 +152,8 @@ async def _hand_over(services: Services, question: Question, reply: MessageView)
     """Note that the sender has the reply, where nothing will push it; return the reply as it is then."""
     if question.sender is None or reply.status != Status.PENDING.value:
         return reply
-    # Without Postgres, or beaten by another reader, it may be shown once more: at least once, never less.
-    with suppress(StoreUnavailable, Conflict, NotFound):
+    # Without a store, or beaten by another reader, it may be shown once more: at least once, never less.
+    with suppress(Unavailable, Conflict, NotFound):
         sender = await services.agents.record(question.sender)
         if sender is None or sender.endpoint is not None:
             return reply

@@ -1,21 +1,24 @@
 """Status by PUT: an agent says what became of a message, or its sender takes it back.
 
 Written straight to Postgres with a guarded update; the recorder never moves a status backwards, so the two
-cannot undo each other. Afterwards the recipient's mailbox copy is dropped and waiting senders, on whichever
-gateway, are told. Both are only for speed: a failure there changes nothing about the status.
+cannot undo each other. Afterwards the copy on the streams is dropped, and only then is the change confirmed:
+else the recipient might be shown what it has acknowledged. When Redis is away that is 503, and the caller
+says it again, which is harmless. Waiting senders, on whichever gateway, are told last, for speed only.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
+from broker.core.parking import Signature
 from broker.gateway.access import require_visible
 from broker.gateway.call import Call, NoQuery, Principal, Reply
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.store import messages as stored_messages
-from broker.store.messages import TransitionOutcome
+from broker.store.messages import StoredMessage, TransitionOutcome
 from broker.streams import notifications
 from schema.errors import AgentMismatch, NotFound, Unavailable
 from schema.ids import is_id
@@ -88,16 +91,34 @@ async def row_within(services: Services, message_id: str, *, within_ms: int) -> 
 
 
 async def tell_change(services: Services, outcome: TransitionOutcome, wanted: Status) -> None:
-    """Drop the mailbox copy and wake who waits. Without Redis the row still says it all: the copy is dropped
-    when it is next looked at, waiters look by themselves."""
-    view, entry = outcome.view, outcome.mailbox_entry
-    receipt = Receipt(view.id, _RECEIPTS.get(wanted, "ended"))
-    try:
-        if entry is not None and view.to_agent_id is not None:
-            await services.mailboxes.discard(view.to_agent_id, lane_of(view.priority), entry)
+    """Drop the copy on the streams and wake who waits.
+
+    Raises: StreamsUnavailable: the row says it, but the copy may be there; saying it again drops it.
+    """
+    await drop_copy(services, outcome.stored)
+    receipt = Receipt(outcome.view.id, _RECEIPTS.get(wanted, "ended"))
+    with suppress(Unavailable):
         await notifications.publish(await services.link.get(), [(notifications.EVERY_GATEWAY, receipt)])
-    except Unavailable:
+
+
+async def drop_copy(services: Services, message: StoredMessage) -> None:
+    """Drop a message that has ended from wherever on the streams it waits. Raises: StreamsUnavailable.
+
+    What is between two places at this moment (its time has come, somebody capable is there) is not found.
+    """
+    view, entry, mailboxes = message.view, message.mailbox_entry, services.mailboxes
+    lane = lane_of(view.priority)
+    if view.deliver_at is not None or view.to_agent_id is None:
+        signature = Signature(message.requirements, view.message_type, lane)
+        parked = entry if view.to_agent_id is None else None
+        await mailboxes.withdraw(view.id, lane, signature=signature.key, entry=parked)
+    if view.to_agent_id is None:
         return
+    if entry is None and (message.round or view.deliver_at is not None):
+        # It may have been put there, and even read there, without the recorder having come to it.
+        entry = await mailboxes.find(view.to_agent_id, lane, view.id)
+    if entry is not None:
+        await mailboxes.discard(view.to_agent_id, lane, entry)
 
 
 def _given(result: msgspec.Raw) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from msgspec import Raw, Struct
 
 from broker.core.lifecycle import may_become
@@ -30,6 +31,7 @@ _BY_SENDER: Final = load("messages_by_sender")
 _BY_PARTY: Final = load("messages_by_party")
 _ALL: Final = load("messages_all")
 
+_requirements: Final = msgspec.json.Decoder(tuple[str, ...])
 REPLIES_LOOKED_AT_MAX: Final = 10
 """Replies to one message that whoever waits for the first of them looks at."""
 _ALL_STATUSES: Final = [status.value for status in Status]
@@ -52,18 +54,24 @@ class MessageFilter(Struct, kw_only=True, frozen=True):
 
 
 class StoredMessage(Struct, frozen=True):
-    """A message as shown, and what finishing it in its mailbox takes: its entry there, None where unknown."""
+    """A message as shown, and what taking it off the streams takes: its entry there (in a mailbox; without a
+    recipient, among those parked; None where unknown), its round, the capabilities it names."""
 
     view: MessageView
     mailbox_entry: str | None
+    round: int = 0
+    requirements: tuple[str, ...] = ()
 
 
 class TransitionOutcome(Struct, frozen=True):
     """The message after a change of status; `changed` is False when it had that status before."""
 
-    view: MessageView
-    mailbox_entry: str | None
+    stored: StoredMessage
     changed: bool
+
+    @property
+    def view(self) -> MessageView:
+        return self.stored.view
 
 
 class Position(Struct, array_like=True):
@@ -86,7 +94,7 @@ async def get(pool: Pool, message_id: str) -> MessageView | None:
 async def find(pool: Pool, message_id: str) -> StoredMessage | None:
     """Return a message with its mailbox entry, or None. Raises: StoreUnavailable."""
     row = await _probe(pool, _GET, message_id)
-    return None if row is None else StoredMessage(view_of(row), row["mailbox_entry"])
+    return None if row is None else _stored(row)
 
 
 async def list_page(pool: Pool, wanted: MessageFilter) -> Page[MessageView]:
@@ -129,13 +137,13 @@ async def transition(
     document = None if result is None else result.decode()
     row = await _probe(pool, _TRANSITION, message_id, allowed, wanted.value, document, reason, now_ms)
     if row is not None:
-        return TransitionOutcome(view_of(row), row["mailbox_entry"], changed=True)
+        return TransitionOutcome(_stored(row), changed=True)
     stored = await find(pool, message_id)
     if stored is None:
         raise NotFound(f"no message {message_id}")
     if stored.view.status != wanted.value:
         raise IllegalTransition(f"a {stored.view.status} message cannot become {wanted.value}")
-    return TransitionOutcome(stored.view, stored.mailbox_entry, changed=False)
+    return TransitionOutcome(stored, changed=False)
 
 
 async def replies_to(pool: Pool, message_id: str, *, sent_ms: int) -> list[MessageView]:
@@ -214,6 +222,12 @@ def view_of(row: asyncpg.Record) -> MessageView:
         deliver_at=row["deliver_at"],
         next_attempt_at=row["next_attempt_at"],
     )
+
+
+def _stored(row: asyncpg.Record) -> StoredMessage:
+    named = row["requirements"]
+    requirements = () if named is None else _requirements.decode(named)
+    return StoredMessage(view_of(row), row["mailbox_entry"], row["round"], requirements)
 
 
 def _text(value: object) -> str | None:

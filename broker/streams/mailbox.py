@@ -9,13 +9,17 @@ from msgspec import Struct
 from broker.streams.connection import Reply
 from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner
 from broker.streams.link import Link
-from broker.streams.scripts import ACTIVATE, DISCARD, PRESENT
+from broker.streams.moves import LANE_NUMBER
+from broker.streams.scripts import ACTIVATE, DISCARD, PRESENT, WITHDRAW
 from schema.ids import shard_of
 from schema.message import LANES, Lane
 
 START: Final = "0-0"
 BEYOND_MAX: Final = 300
 """Streams in one look for what lies beyond cursors."""
+FIND_PAGE: Final = 100
+FIND_PAGES_MAX: Final = 20
+"""Where the record does not say where a message lies, so many pages of its mailbox are looked through."""
 
 Cursors = Mapping[Lane, str]
 """How far each lane was read: the id of the last entry."""
@@ -48,6 +52,43 @@ class Mailboxes:
             DISCARD, (keys.mailbox(agent_id, lane), keys.expiry), entry_id, NATIVE_GROUP
         )
         return bool(count)
+
+    async def find(self, agent_id: str, lane: Lane, message_id: str) -> str | None:
+        """Return the entry of a message the record does not place; None where it is not among the first ones.
+
+        Raises: StreamsUnavailable.
+        """
+        mailbox, head = self._keys_of(agent_id).mailbox(agent_id, lane), _head(message_id)
+        connection, cursor = await self._link.get(), "-"
+        for _ in range(FIND_PAGES_MAX):
+            page: Reply = await connection.send("XRANGE", mailbox, cursor, "+", "COUNT", FIND_PAGE)
+            for entry, fields in page:
+                if fields[1].startswith(head):
+                    found: str = entry.decode()
+                    return found
+            if len(page) < FIND_PAGE:
+                break
+            cursor = f"({page[-1][0].decode()}"
+        return None
+
+    async def withdraw(
+        self, message_id: str, lane: Lane, *, signature: str | None = None, entry: str | None = None
+    ) -> bool:
+        """Drop a message that is finished and waits outside mailboxes; tell whether it did. `signature`,
+        `entry`: of one that may be parked. On whichever shard: its own choice of one is not on record.
+
+        Raises: StreamsUnavailable.
+        """
+        parked = "" if signature is None or entry is None else entry
+        connection, gone = await self._link.get(), 0
+        for keys in self._keys:
+            stream = keys.parked_stream(signature or "")
+            gone += await connection.evaluate(
+                WITHDRAW,
+                (keys.later, keys.later_messages, keys.expiry, stream),
+                *(LANE_NUMBER[lane] + message_id, parked, _head(message_id)),
+            )
+        return gone > 0
 
     async def activate(self, agent_id: str) -> int:
         """Hand what waits for an agent over to the delivery owner: it has an endpoint from now on. Return how
@@ -119,3 +160,8 @@ class Mailboxes:
 
     def _keys_of(self, agent_id: str) -> Keys:
         return self._keys[shard_of(agent_id, self._shards)]
+
+
+def _head(message_id: str) -> bytes:
+    """Return how a message begins, as it lies in a stream."""
+    return b'{"id":"%b"' % message_id.encode()

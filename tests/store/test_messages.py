@@ -98,7 +98,7 @@ async def test_a_change_of_status_is_made_once_and_repeating_it_is_fine(any_pool
     first = await messages.transition(any_pool, message.id, Status.PROCESSED, now_ms=at_ms, result=b'{"a":1}')
     again = await messages.transition(any_pool, message.id, Status.PROCESSED, now_ms=at_ms + 5)
     assert (first.changed, again.changed) == (True, False)
-    assert first.mailbox_entry == again.mailbox_entry == "9-0"
+    assert first.stored.mailbox_entry == again.stored.mailbox_entry == "9-0"
     assert first.view.processed_at == again.view.processed_at
     assert bytes(again.view.result or b"") == b'{"a": 1}'
     assert first.view.delivered_at is not None

@@ -14,7 +14,7 @@ from broker.gateway.access import acting_agent
 from broker.gateway.call import Call, Reply
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
-from broker.gateway.status import recorded_message, tell_change
+from broker.gateway.status import drop_copy, recorded_message, tell_change
 from broker.store import inbox as stored_inbox
 from broker.store import messages as stored_messages
 from broker.store.inbox import InboxFilter, Total
@@ -122,6 +122,9 @@ async def mark_read(call: Call[None, AgentQuery]) -> Reply:
         raise NotFound("no such message")
     if message.status not in _READ:
         message = await _read(services, message.id)
+    elif (stored := await stored_messages.find(services.pool, message.id)) is not None:
+        # Said again because it was not confirmed: the copy may still be there.
+        await drop_copy(services, stored)
     read_at = message.delivered_at or message.processed_at
     assert read_at is not None
     return Reply(

@@ -25,7 +25,7 @@ from broker.gateway.realtime.frames import (
 from broker.gateway.realtime.session import Session
 from broker.gateway.sending import check_message
 from broker.gateway.services import Services
-from broker.gateway.status import REASON_CHARS_MAX, ROW_WAIT_MS, row_within, tell_change
+from broker.gateway.status import REASON_CHARS_MAX, ROW_WAIT_MS, drop_copy, row_within, tell_change
 from broker.store import messages as stored_messages
 from broker.streams.acknowledgement import Acknowledged
 from broker.telemetry import logs, metrics
@@ -113,13 +113,15 @@ class Answerer:
     async def _on_record(self, frame: AckFrame, message_id: str, status: Status) -> None:
         """Acknowledge what is in the mailbox no more (it was delivered before), or came by another session.
 
-        Raises: NotFound, IllegalTransition, StoreUnavailable.
+        Raises: NotFound, IllegalTransition, StoreUnavailable, StreamsUnavailable.
         """
         services = self._services
         row = await row_within(services, message_id, within_ms=ROW_WAIT_MS) if is_id(message_id) else None
         if row is None or row.to_agent_id != self._session.agent_id:
             raise NotFound("no such message")
         if status is Status.DELIVERED and row.status in _FURTHER:
+            if (stored := await stored_messages.find(services.pool, message_id)) is not None:
+                await drop_copy(services, stored)
             return
         result = bytes(frame.result)
         outcome = await stored_messages.transition(

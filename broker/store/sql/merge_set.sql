@@ -3,14 +3,17 @@
     status = CASE
         WHEN excluded.round > m.round
             OR excluded.round = m.round AND message_rank(excluded.status) > message_rank(m.status)
+            AND NOT (m.status = 'delivered' AND excluded.status = 'expired')
         THEN excluded.status ELSE m.status END,
     status_reason = CASE
         WHEN excluded.round > m.round
             OR excluded.round = m.round AND message_rank(excluded.status) > message_rank(m.status)
+            AND NOT (m.status = 'delivered' AND excluded.status = 'expired')
         THEN excluded.status_reason ELSE m.status_reason END,
     result = CASE
         WHEN excluded.round > m.round
             OR excluded.round = m.round AND message_rank(excluded.status) > message_rank(m.status)
+            AND NOT (m.status = 'delivered' AND excluded.status = 'expired')
         THEN excluded.result ELSE m.result END,
     retry_count = CASE
         WHEN excluded.round > m.round THEN excluded.retry_count

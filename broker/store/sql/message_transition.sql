@@ -14,3 +14,4 @@ WHERE m.id = $1 AND m.created_at >= to_timestamp($2) AND m.created_at < to_times
     AND m.status = ANY($4::text[])
 RETURNING
 \ir message_columns.sql
+    , m.round, m.requirements
