@@ -16,6 +16,8 @@ from schema import limits
 from schema.errors import BrokerError, Malformed
 from schema.ids import new_id
 
+LINGER_S: Final = 1.0
+LINGER_BYTES_MAX: Final = 1024 * 1024
 _PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -28,8 +30,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._refusal: BrokerError | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._discarded_bytes = -1
+        """After a refusal; before one -1."""
+
+    def connection_made(self, transport: Any) -> None:  # uvicorn's own
+        super().connection_made(transport)
+        # Who connects and says nothing is given as long as a head is.
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._discarded_bytes >= 0:
+            self._discard(data)
+            return
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -39,8 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["abort"] = self.transport.abort  # for streams whose peer takes nothing any more
+        self.scope["state"]["is_gone"] = self.transport.is_closing
         self._in_head, self._head_bytes = True, 0
-        self._deadline = self.loop.call_later(limits.BODY_RECEIVE_MS_MAX / 1000, self._on_deadline)
+        self._await_head()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -64,6 +77,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(errors.BodyTimeout("the head of the request did not arrive in time"))
 
+    def _await_head(self) -> None:
+        self._forget_deadline()
+        self._deadline = self.loop.call_later(limits.BODY_RECEIVE_MS_MAX / 1000, self._on_deadline)
+
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -79,7 +96,17 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         status = b"HTTP/1.1 %d %s\r\n" % (error.status, _PHRASES[error.status])
         self.transport.write(status + head.encode() + body)
-        self.transport.close()
+        # Closed with bytes unread, the connection would be reset, and the refusal lost with it. So our side is
+        # closed, and what still comes is thrown away, for a while and up to a bound.
+        self._forget_deadline()
+        self._discarded_bytes = 0
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+        self.transport.write_eof()
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > LINGER_BYTES_MAX:
+            self.transport.close()
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):

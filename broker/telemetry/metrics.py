@@ -156,7 +156,7 @@ IDEMPOTENT: Final = Counter(
     {"outcome": ("first", "replayed", "mismatched")},
 )
 DEAD_LETTERS_REPLAYED: Final = Counter(
-    "dead_letters_replayed", "Dead letters asked to be replayed.", {"outcome": ("replayed", "skipped")}
+    "replayed_messages", "Dead letters asked to be replayed.", {"outcome": ("replayed", "skipped")}
 )
 WAITERS: Final = Gauge("waiting_requests", "Requests that wait for a receipt.")
 SESSIONS: Final = Gauge("live_sessions", "Open live sessions.", {"kind": SESSION_KINDS})
