@@ -182,6 +182,8 @@ INBOX_COUNTED_MAX: Final = 10_000
 INBOX_WAIT_MS_MAX: Final = 30_000
 INBOX_WAITERS_MAX: Final = 10_000
 """Polls of one gateway that wait for something to arrive; one more is answered at once."""
+INBOX_WAITERS_PER_AGENT_MAX: Final = 64
+"""Of one agent; one more is answered at once, so that no agent takes the room of all the others."""
 RECORDED_AGENTS_MAX: Final = 4_096
 """Agents named in one word of record (a batch rarely has a quarter of that); the others' polls look by
 themselves before long."""

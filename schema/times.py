@@ -6,6 +6,8 @@ A datetime without an offset is taken as UTC, as `datetime.utcnow().isoformat()`
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, beyond which no datetime is."""
 
 
 def to_ms(moment: datetime) -> int:
@@ -14,7 +16,7 @@ def to_ms(moment: datetime) -> int:
         moment = moment.replace(tzinfo=UTC)
     # Three times as fast as the exact `(moment - _EPOCH) // _MILLISECOND`; half a microsecond before a
     # millisecond is rounded up, which a float's 53 bits resolve until the year 9999.
-    return int(moment.timestamp() * 1000 + 0.0005)
+    return min(int(moment.timestamp() * 1000 + 0.0005), _LAST_MS)
 
 
 def from_ms(at_ms: int) -> datetime:

@@ -7,7 +7,7 @@ what could be read; a field that already has a fault gets no second one.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -89,10 +89,13 @@ class BodyReader(Generic[T]):
 
     def _salvage(self, raw: bytes, faults: Faults) -> T:
         """Read each field by itself; what cannot be read gets its default, or an empty text."""
+        check_json(raw)  # The first decode stopped at what was wrong: nothing has looked at the rest yet.
         try:
             parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:
             raise Rejected("the body must be a JSON object") from None
+        except msgspec.DecodeError as error:
+            raise _malformed(raw, error) from None
         return _salvage(
             self._type, self._fields, parts, faults, lambda part, kind: msgspec.json.decode(part, type=kind)
         )
@@ -106,6 +109,9 @@ class QueryReader(Generic[T]):
         self._check = check
         self._fields = msgspec.structs.fields(type_)
         self._repeatable = frozenset(f.encode_name for f in self._fields if get_origin(f.type) is tuple)
+        self._no_texts = frozenset(
+            f.encode_name for f in self._fields if str not in (f.type, *get_args(f.type))
+        )
         self._empty: T | None = None
 
     def read(self, parameters: Mapping[str, str | list[str]]) -> T:
@@ -124,6 +130,10 @@ class QueryReader(Generic[T]):
         for name, value in parameters.items():
             if any("\x00" in text for text in ([value] if isinstance(value, str) else value)):
                 faults.add(name, "holds a NUL character")
+            elif name in self._no_texts and isinstance(value, str) and value.lower() == "null":
+                faults.add(
+                    name, "is not null in a query; leave it out"
+                )  # which the conversion would take for None
         try:
             query = msgspec.convert(parameters, self._type, strict=False)
         except msgspec.ValidationError:

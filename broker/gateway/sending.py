@@ -44,6 +44,9 @@ def check_message(request: SendRequest, faults: Faults) -> None:
     conversation = request.conversation_id
     if conversation is not None and len(conversation) > limits.CONVERSATION_ID_CHARS_MAX:
         faults.add("conversation_id", f"must have at most {limits.CONVERSATION_ID_CHARS_MAX} characters")
+    elif conversation is not None and not conversation.isprintable():
+        # Some control characters are what the recorder's columns are separated by.
+        faults.add("conversation_id", "must be printable text")
     if bytes(request.metadata) == b"null":
         request.metadata = msgspec.Raw(b"{}")
     for field, raw in (("content", bytes(request.content)), ("metadata", bytes(request.metadata))):

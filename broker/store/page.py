@@ -28,5 +28,10 @@ def position_of(cursor: str, kind: type[T]) -> T:
     try:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         return msgspec.json.decode(raw, type=kind)
-    except (ValueError, msgspec.MsgspecError):
-        raise Rejected("cursor is not one this API gave out", field="cursor") from None
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        raise not_ours() from None
+
+
+def not_ours() -> Rejected:
+    """Return the error for a cursor that is none."""
+    return Rejected("cursor is not one this API gave out", field="cursor")

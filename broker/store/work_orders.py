@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 
 from broker.core.budget import plain
 from broker.core.work_orders import Lease, Order, Standing, may_see
-from broker.store.page import cursor_of, position_of
+from broker.store.page import cursor_of, not_ours, position_of
 from broker.store.pool import Pool
 from broker.store.statements import load
 from schema.ids import is_id
@@ -79,7 +79,7 @@ async def list_page(pool: Pool, wanted: OrderFilter) -> OrderPage:
     """
     before = _LAST_ID if wanted.cursor is None else position_of(wanted.cursor, str)
     if not is_id(before):
-        before = _LAST_ID
+        raise not_ours()
     statuses = _ALL_STATUSES if wanted.status is None else [wanted.status.value]
     listing, counting = _LISTS[wanted.role]
     async with pool.connection() as connection:

@@ -126,12 +126,19 @@ def test_a_message_without_a_time_is_dated_by_its_id_and_else_by_its_event() -> 
     assert to_ms(dated) == 9
 
 
-def test_text_that_postgres_refuses_does_not_cost_an_attempt() -> None:
+@pytest.mark.parametrize("poison", ["\x00", "\x1e", "\x1f"])
+def test_text_that_cannot_be_stored_costs_neither_an_attempt_nor_a_status(poison: str) -> None:
     message = envelope()
     attempt = succeeded(1, 1)
-    attempt.response_body = "a\x00b"
-    (row,) = fold([settled(message, attempt=attempt)]).attempts
-    assert row.attempt.response_body == "a\N{REPLACEMENT CHARACTER}b"
+    attempt.response_body = attempt.error = f"a{poison}b\nc"
+    rows = fold([settled(message, attempt=attempt, reason=f"a{poison}b")])
+    (made,), (row,) = rows.attempts, rows.messages
+    stored = "a\N{REPLACEMENT CHARACTER}b"
+    assert (made.attempt.response_body, made.attempt.error, row.reason) == (
+        f"{stored}\nc",
+        f"{stored}\nc",
+        stored,
+    )
 
 
 def test_what_is_no_message_is_quarantined_with_its_bytes() -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from broker.telemetry import logs
+from schema import limits
 from schema.limits import INBOX_WAITERS_MAX
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Arrivals:
     ) -> T:
         """Return what `look` finds, as soon as it is what was wanted (`found`), or at the time-out whatever
         it is. At the limit of waiters, and while the gateway drains, it looks once."""
-        if not wait_ms or self._count >= self._limit or self._released:
+        if not wait_ms or self._is_full(agent_id) or self._released:
             return await look()
         event = asyncio.Event()
         self._add(agent_id, event)
@@ -72,6 +73,10 @@ class Arrivals:
             return await self._look(event, look, found, wait_ms)
         finally:
             self._remove(agent_id, event)
+
+    def _is_full(self, agent_id: str) -> bool:
+        of_agent = len(self._waiting.get(agent_id, ()))
+        return self._count >= self._limit or of_agent >= limits.INBOX_WAITERS_PER_AGENT_MAX
 
     async def _look(
         self,

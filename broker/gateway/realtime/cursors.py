@@ -7,7 +7,7 @@ from broker.streams.mailbox import START, Cursors
 from schema.errors import Rejected
 from schema.message import LANES, Lane
 
-_PART: Final = re.compile(r"(\d{1,20})-(\d{1,20})|0")
+_PART: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})|0")
 _LARGEST: Final = 2**64 - 1
 """Both halves of a stream id are 64-bit numbers."""
 
