@@ -88,6 +88,7 @@ def _responder(services: Services, operation: Operation) -> Responder:
     async def run(req: falcon.asgi.Request, path: dict[str, str]) -> Reply:
         call = await enter(req, path, req.get_header("Authorization"))
         call.body = await read_body(req)
+        call.is_gone = req.scope["state"].get("is_gone", call.is_gone)
         return await handler(call)
 
     async def respond(req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:

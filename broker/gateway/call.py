@@ -62,13 +62,15 @@ class NoQuery(Struct):
 class Call(Generic[BodyT, QueryT]):
     """One authorised request. `claimed_agent` is the `X-Agent-Id` header: a claim, not an identity.
     `idempotency_key`: the header of that name, unchecked; see `broker.gateway.idempotency`.
-    `authorization`: what the caller proved itself with, for who has to ask again; None where nobody asks."""
+    `authorization`: what the caller proved itself with, for who has to ask again; None where nobody asks.
+    `is_gone` tells whether the caller has hung up, as far as the server knows."""
 
     __slots__ = (
         "authorization",
         "body",
         "claimed_agent",
         "idempotency_key",
+        "is_gone",
         "path",
         "principal",
         "query",
@@ -95,6 +97,11 @@ class Call(Generic[BodyT, QueryT]):
         self.claimed_agent = claimed_agent
         self.idempotency_key = idempotency_key
         self.authorization = authorization
+        self.is_gone: Callable[[], bool] = _never
+
+
+def _never() -> bool:
+    return False
 
 
 class Reply(Struct, gc=False):

@@ -95,11 +95,11 @@ async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_
         call.body.id = message_id
     if (earlier := await sent_before(services, call.body, sender)) is not None:
         if query.wait == REPLY:
-            earlier = await _answered(services, earlier, query.timeout_ms)
+            earlier = await _answered(call, earlier)
         return _reply(services, earlier, 201)
     envelope = await accept(services, call.body, sender, answered_within_ms=ANSWERED_ROW_WAIT_MS)
     if query.wait == REPLY:
-        return _reply(services, await _answered(services, envelope, query.timeout_ms), 201)
+        return _reply(services, await _answered(call, envelope), 201)
     wanted = _RUNGS[query.wait]
     if wanted is Rung.ACCEPTED:
         await services.publish([envelope])
@@ -245,12 +245,13 @@ async def sent_before(services: Services, request: SendRequest, sender: str | No
     return row
 
 
-async def _answered(services: Services, message: Envelope | MessageView, timeout_ms: int) -> MessageView:
+async def _answered(call: Call[SendRequest, SendQuery], message: Envelope | MessageView) -> MessageView:
     """Publish a message, unless it is one sent before, wait for the reply, and return both.
 
     Raises: Conflict when another message has its id.
     """
     assert message.created_at is not None
+    services = call.services
     question = Question(message.id, message.from_agent_id, to_ms(message.created_at))
     with services.waiters.expect_reply(message.id) as waiter:
         if isinstance(message, Envelope):
@@ -258,7 +259,14 @@ async def _answered(services: Services, message: Envelope | MessageView, timeout
             PUBLISHED.inc()
         else:
             waiter.hear(Receipt(message.id, "recorded"))
-        answer = await wait_for_reply(services, waiter, question, timeout_ms=timeout_ms, clock=time.monotonic)
+        answer = await wait_for_reply(
+            services,
+            waiter,
+            question,
+            timeout_ms=call.query.timeout_ms,
+            clock=time.monotonic,
+            is_gone=call.is_gone,
+        )
     row = answer.message
     if row is None:
         row = _pending_view(message, waiter.reached) if isinstance(message, Envelope) else message

@@ -64,17 +64,18 @@ async def wait_for_reply(
     *,
     timeout_ms: int,
     clock: Callable[[], float],
+    is_gone: Callable[[], bool],
 ) -> Answer:
     """Return the reply as soon as it is recorded, or what there is when the message is over or time is.
 
     A reply to an agent that pulls has reached it with this: it is `delivered`, and its mailbox copy is
-    dropped. `clock`: seconds, monotonic.
+    dropped. One whose caller `is_gone` is left for its inbox. `clock`: seconds, monotonic.
     """
     deadline_s = clock() + timeout_ms / 1000
     answer, over_s = Answer(), deadline_s
     pause_ms, soon_ms = float(LOOK_FIRST_MS), float(LOOK_AGAIN_MS)
     processed = False
-    while waiter.wanted > Rung.ACCEPTED:
+    while waiter.wanted > Rung.ACCEPTED and not is_gone():
         left_ms = (min(deadline_s, over_s) - clock()) * 1000
         if left_ms <= 0:
             break
@@ -95,7 +96,7 @@ async def wait_for_reply(
                     over_s = clock() + GRACE_MS / 1000
         except StoreUnavailable:
             break
-    if answer.reply is not None:
+    if answer.reply is not None and not is_gone():
         answer.reply = await _hand_over(services, question, answer.reply)
     return answer
 

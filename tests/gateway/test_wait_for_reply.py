@@ -222,6 +222,7 @@ async def test_a_reply_announced_in_the_answer_to_a_push_is_waited_for(
             Question(asked_about.id, a, now_ms()),
             timeout_ms=PATIENT_MS,
             clock=time.monotonic,
+            is_gone=lambda: False,
         )
     )
     if not is_waited_for:
@@ -359,3 +360,23 @@ def test_receipts_of_an_earlier_release_are_still_read() -> None:
     assert (receipt.rung, receipt.by) == ("recorded", None)
     new = Receipt(new_id(), "replied", new_id())
     assert decode_receipts(encode([new])) == [new]
+
+
+async def test_a_reply_whose_asker_has_hung_up_stays_in_its_inbox(
+    gateway: Running, http: httpx.AsyncClient, register: Register, recorder: Recorder
+) -> None:
+    await register("a")
+    await register("b")
+    body = {"to_agent_id": "b", "from_agent_id": "a"}
+    async with calling(gateway) as impatient:
+        query = {"wait": "reply", "timeout_ms": PATIENT_MS}
+        task = asyncio.create_task(impatient.post("/api/messages", params=query, json=body))
+        question = await asked(http)
+        task.cancel()
+        await asyncio.wait((task,))
+    answer = {"to_agent_id": "a", "from_agent_id": "b", "reply_to": question}
+    sent = (await http.post("/api/messages", json=answer)).json()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(gateway.services.waiters):  # noqa: ASYNC110  # nothing to wait on
+            await asyncio.sleep(0.01)
+    assert await asked(http, "a") == sent["id"]
