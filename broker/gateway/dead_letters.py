@@ -169,7 +169,8 @@ async def _whose(call: Call[Any, Any], named: str | None) -> str | None:  # any 
     """
     if call.principal.agent_id is not None:
         return await acting_agent(call, named)
-    reference = named or call.claimed_agent
+    # An empty name is nobody's, not everybody's.
+    reference = call.claimed_agent if named is None else named
     if reference is None:
         return None
     found = await call.services.agents.find(reference)
