@@ -28,9 +28,9 @@ def test_only_the_stream_is_left_out(world: World) -> None:
     ("who", "options"),
     [
         ("operator", ("--phases", "examples,coverage", "--generation-deterministic")),
-        ("operator", ("--phases", "fuzzing", "-n", "8", "--generation-deterministic")),
-        ("operator", ("--phases", "stateful", "-n", "10", "--generation-deterministic")),
-        ("agent", ("--phases", "fuzzing", "-n", "4", "--generation-deterministic")),
+        ("operator", ("--phases", "fuzzing", "-n", "5", "--generation-deterministic")),
+        ("operator", ("--phases", "stateful", "-n", "6", "--generation-deterministic")),
+        ("agent", ("--phases", "fuzzing", "-n", "3", "--generation-deterministic")),
     ],
     ids=["operator-coverage", "operator-fuzzing", "operator-stateful", "agent-fuzzing"],
 )

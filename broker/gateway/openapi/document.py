@@ -210,7 +210,8 @@ def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
     if schema.get("type") == "boolean":
         schema |= {"type": ["boolean", "integer"], "enum": [True, False, 1, 0]}
     if schema.get("format") == "date-time":  # seconds since the epoch are understood as well
-        schema["type"] = ["string", "number"]
+        moment = {"type": schema.pop("type"), "format": schema.pop("format")}
+        schema["anyOf"] = [moment, {"type": "number"}, {"type": "string", "maxLength": 0}]
     described: Document = {"name": name, "in": "query", "required": False}
     described["description"] = schema.pop("description", "")
     described["schema"] = schema

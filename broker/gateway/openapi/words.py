@@ -90,6 +90,7 @@ FAULTS: Final = {
     "conflict": "another message has this id",
     "illegal_transition": "a processed message cannot become cancelled",
     "lease_lost": "the work order is under another lease",
+    "too_many_work_orders": "the agent has ordered as much as it may that is not finished",
     "at_capacity": "the agent works on as many orders as it takes",
     "not_accepting": "the agent takes no work orders",
     "recipient_disabled": "the recipient has been switched off",
