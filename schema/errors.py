@@ -150,6 +150,12 @@ class NotAccepting(Conflict):
     code = "not_accepting"
 
 
+class TooManyWorkOrders(Conflict):
+    """The agent has ordered as much work as it may that is not finished."""
+
+    code = "too_many_work_orders"
+
+
 class AtCapacity(Conflict):
     """The agent works on as many orders as it said it can."""
 

@@ -162,6 +162,8 @@ WORK_ORDER_RESULT_BYTES_MAX: Final = 128 * 1024
 BUDGET_WHOLE_DIGITS_MAX: Final = 14
 BUDGET_DECIMALS_MAX: Final = 6
 """Digits before and after the point of `budget_usd`, as its column holds them. More is 422, never rounded."""
+WORK_ORDERS_UNFINISHED_MAX: Final = 10_000
+"""Orders of one requester, pending or accepted. One more is refused (409): cancel one first."""
 WORK_ORDER_OFFERED_AT_ONCE_MAX: Final = 64
 """Agents an open order is offered to in one go; the keeper offers it to others as time goes by."""
 WORK_ORDER_OFFERED_MAX: Final = 256

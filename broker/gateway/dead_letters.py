@@ -14,6 +14,7 @@ from msgspec import Struct
 from broker.core.replay import next_round
 from broker.gateway.access import acting_agent
 from broker.gateway.call import Call, NoQuery, Reply
+from broker.gateway.coordination import admission
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
@@ -23,7 +24,14 @@ from broker.store.page import Page
 from broker.telemetry import logs, metrics
 from schema import limits
 from schema.dead_letter import DeadLetter, ReplayReply, ReplayRequest
-from schema.errors import NotFound, StreamsUnavailable
+from schema.errors import (
+    NotAContact,
+    NotFound,
+    RateLimited,
+    RecipientDisabled,
+    StreamsUnavailable,
+    UnknownRecipient,
+)
 from schema.ids import is_id
 from schema.message import Envelope
 from schema.times import as_utc, from_ms
@@ -143,11 +151,26 @@ async def _replay(services: Services, ids: list[str], own: str | None) -> set[st
             for one in locked
             if own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id)
             if (envelope := _again(one, services.now_ms())) is not None
+            if own is None or await _is_taken(services, envelope, own)
         ]
         if envelopes:
             await _publish(services, envelopes)
             await dead_letters.restart(connection, envelopes)
     return {envelope.id for envelope in envelopes}
+
+
+async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
+    """Tell whether the recipient named takes this message of the agent: it may have decided otherwise since
+    it was sent. What it sends itself again it takes. Raises: StoreUnavailable, StreamsUnavailable."""
+    if envelope.to_agent_id is None or own == envelope.to_agent_id:
+        return True
+    try:
+        _, record = await admission.addressed(services, envelope.to_agent_id)
+        if record is not None:
+            await admission.admit(services, own, record, message_type=envelope.message_type)
+    except (UnknownRecipient, RecipientDisabled, NotAContact, RateLimited):
+        return False
+    return True
 
 
 async def _publish(services: Services, envelopes: list[Envelope]) -> None:

@@ -10,6 +10,7 @@ from broker.gateway.call import OPERATOR, Call
 from broker.gateway.operation import Operation
 from broker.gateway.reading import QueryReader
 from broker.gateway.services import Services
+from broker.gateway.sites import check_site
 
 Enter = Callable[[falcon.asgi.Request, dict[str, str], str | None], Awaitable[Call[Any, Any]]]
 """From a request, the parameters of its path and its credentials to the call its operation handles; the body
@@ -31,7 +32,10 @@ def entrance(services: Services, operation: Operation) -> Enter:
         req: falcon.asgi.Request, path: dict[str, str], authorization: str | None
     ) -> Call[Any, Any]:
         principal = OPERATOR
-        if not open_to_all:
+        if open_to_all:
+            if scope is not None:
+                check_site(req)
+        else:
             principal = await services.keyring.principal_of(authorization, now_ms=services.now_ms())
             assert scope is not None
             authorize(principal, scope)

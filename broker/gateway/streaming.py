@@ -11,7 +11,6 @@ query, which ends up in logs.
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import falcon.asgi
 
@@ -22,7 +21,7 @@ from broker.gateway.entering import entrance
 from broker.gateway.operation import Operation
 from broker.gateway.services import Services
 from broker.telemetry import logs, metrics
-from schema.errors import BrokerError, Forbidden
+from schema.errors import BrokerError
 
 Scope = dict[str, Any]  # ASGI: whatever the server knows of a request
 Receive = Callable[[], Awaitable[dict[str, Any]]]  # ASGI events
@@ -105,17 +104,8 @@ class _Streamed:
             await _run(stream, channel)
 
     async def _checked(self, channel: "_Events | _Socket", req: falcon.asgi.Request) -> Reply:
-        if channel.kind is Kind.SOCKET and not self._services.settings.require_authentication:
-            _check_origin(req)
         call = await self._enter(req, {}, req.get_header("Authorization") or channel.credentials)
         return await self._handler(call)
-
-
-def _check_origin(req: falcon.asgi.Request) -> None:
-    """Refuse another site's page: without keys, only being on this machine protects, and a browser is."""
-    origin = req.get_header("Origin")
-    if origin is not None and urlsplit(origin).netloc != req.get_header("Host"):
-        raise Forbidden("this page comes from another site")
 
 
 async def _run(stream: Callable[[Channel], Awaitable[None]], channel: "_Events | _Socket") -> None:

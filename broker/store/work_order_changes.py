@@ -36,6 +36,7 @@ from broker.store.work_order_messages import offers_of, updates_of
 from broker.store.work_order_offers import next_offer_ms, offer
 from broker.store.work_orders import order_of, standing_of, view_of
 from broker.telemetry import metrics
+from schema import limits
 from schema.errors import (
     AgentMismatch,
     AtCapacity,
@@ -44,6 +45,7 @@ from schema.errors import (
     IllegalTransition,
     LeaseLost,
     NotFound,
+    TooManyWorkOrders,
 )
 from schema.message import Envelope
 from schema.times import from_ms, to_ms
@@ -60,6 +62,7 @@ _OFFERS_END: Final = load("work_order_offers_end")
 _OFFERED: Final = load("work_order_offered")
 _CAPACITY: Final = load("work_orders_capacity")
 _ACTIVE_BUT: Final = load("work_orders_active_but")
+_UNFINISHED: Final = load("work_orders_unfinished")
 _TO_OFFER: Final = load("work_orders_to_offer")
 
 _REFUSALS: Final[dict[Refused, type[BrokerError]]] = {
@@ -108,12 +111,13 @@ class Changed(Struct, frozen=True):
 async def create(pool: Pool, draft: Draft) -> Changed:
     """Make a work order, and offer it. One there is under this id comes back as it is, without messages.
 
-    Raises: StoreUnavailable, DataFault.
+    Raises: TooManyWorkOrders, StoreUnavailable, DataFault.
     """
     async with pool.transaction() as connection:
         row = await connection.fetchrow(_INSERT, *structs.astuple(draft))
         if row is None:
             return Changed(await _view(connection, draft.id), [])
+        await _check_unfinished(connection, draft.requester_id)
         now_ms = to_ms(row["created_at"])
         event = log.Event(
             seq=row["last_event"],
@@ -134,6 +138,13 @@ async def create(pool: Pool, draft: Draft) -> Changed:
         view = await _view(connection, draft.id)
     _count(Action.CREATE, "done")
     return Changed(view, envelopes, offered_to=len(envelopes))
+
+
+async def _check_unfinished(connection: Connection, requester_id: str) -> None:
+    """Raises: TooManyWorkOrders, with the one being made. Of several made at once a few may be too many."""
+    bound = limits.WORK_ORDERS_UNFINISHED_MAX
+    if await connection.fetchval(_UNFINISHED, requester_id, bound + 1) > bound:
+        raise TooManyWorkOrders(f"the agent has {bound} work orders that are not finished")
 
 
 async def change(pool: Pool, order_id: str, wish: Wish) -> Changed:

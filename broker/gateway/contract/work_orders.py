@@ -19,6 +19,7 @@ from schema.errors import (
     Rejected,
     StoreUnavailable,
     StreamsUnavailable,
+    TooManyWorkOrders,
     UnknownRecipient,
 )
 from schema.work_order import (
@@ -48,7 +49,7 @@ WORK_ORDERS: Final = (
         replies={201: WorkOrderReply},
         errors=(
             *(AgentMismatch, NotAContact, NotAccepting, UnknownRecipient, RecipientDisabled, RateLimited),
-            *(StreamsUnavailable, StoreUnavailable),
+            *(TooManyWorkOrders, StreamsUnavailable, StoreUnavailable),
         ),
         idempotent_by_key=True,
         handler=ordering.order,

@@ -4,7 +4,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from broker.gateway.call import Call, Reply
+from broker.gateway.access import authorize
+from broker.gateway.call import Call, Reply, Scope
 from broker.gateway.channel import Channel, Kind
 from broker.gateway.coordination.caller import AGENT, required_agent
 from broker.gateway.reading import Faults
@@ -72,6 +73,8 @@ async def open_stream(call: Call[None, StreamQuery]) -> Reply:
     fault).
     """
     services, query = call.services, call.query
+    if query.watch:
+        authorize(call.principal, Scope.AGENTS_READ)
     agent_id = await required_agent(call, query.agent_id, field=AGENT)
     _check_agent(await _known(services, agent_id))
     watch = await _watched(services, query.watch)
