@@ -1,4 +1,5 @@
-"""The doorbell: how a router in another process tells a delivery owner which mailboxes to look into.
+"""The doorbell: how a router in another process tells a delivery owner which mailboxes to look into, and
+whoever ends a message outside the conveyor that it need not be posted.
 
 Only a hint: the active set is the truth, and a sweep of it finds what a lost ring left. While the shard is
 routed by this process nobody rings, and there is nothing to sweep for.
@@ -14,6 +15,8 @@ from workers.delivery.delivery import Delivery
 
 BLOCK_MS: Final = 2_000
 SWEEP_S: Final = 5.0
+ENDED: Final = b"e"
+"""The field of a word that an entry has ended elsewhere."""
 
 
 class Doorbell:
@@ -43,7 +46,11 @@ class Doorbell:
                 continue
             entries = reply[0][1]
             cursor = entries[-1][0].decode()
-            for key in {key for _, fields in entries for key in fields[1].decode().split(" ")}:
+            ended = [fields[1].decode() for _, fields in entries if fields[0] == ENDED]
+            rung = [fields[1].decode() for _, fields in entries if fields[0] != ENDED]
+            for place in ended:
+                self._delivery.drop(place)
+            for key in {key for keys in rung for key in keys.split(" ")}:
                 self._delivery.ring(key)
 
     async def _sweep(self) -> None:

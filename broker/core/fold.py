@@ -5,7 +5,8 @@ Decides what a message row says after something happened, and nothing about how 
 
 Invariants, for any cut of the ledger into batches and any event seen twice:
 - the rows come out the same;
-- within a round the rank of a status never sinks, and of two terminal statuses the first stays;
+- within a round the rank of a status never sinks, what was delivered does not expire, and of two terminal
+  statuses the first stays (of a message that has expired a ledger says nothing more in that round);
 - a later round (a dead letter replayed) overrides an earlier one, never the other way round.
 
 Every field merges by a rule that does not mind repetition: the first wins (message), the highest (round,

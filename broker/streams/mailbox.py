@@ -49,7 +49,10 @@ class Mailboxes:
         keys = self._keys_of(agent_id)
         connection = await self._link.get()
         count = await connection.evaluate(
-            DISCARD, (keys.mailbox(agent_id, lane), keys.expiry), entry_id, NATIVE_GROUP
+            DISCARD,
+            (keys.mailbox(agent_id, lane), keys.expiry, keys.active, keys.doorbell),
+            entry_id,
+            NATIVE_GROUP,
         )
         return bool(count)
 

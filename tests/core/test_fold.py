@@ -79,6 +79,7 @@ def test_failed_attempts_are_counted_and_the_next_one_is_shown_until_it_ends() -
         (Status.PROCESSED, Status.DELIVERED, Status.PROCESSED),
         (Status.FAILED, Status.PROCESSED, Status.FAILED),
         (Status.EXPIRED, Status.FAILED, Status.EXPIRED),
+        (Status.DELIVERED, Status.EXPIRED, Status.DELIVERED),
     ],
 )
 def test_the_higher_rank_stays_and_of_two_ends_the_first(first: Status, then: Status, left: Status) -> None:

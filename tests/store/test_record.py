@@ -152,6 +152,16 @@ async def test_a_late_delivery_does_not_undo_what_the_recipient_said(pool: Pool)
     assert bytes(view.result or b"") == b'{"ok": true}'
 
 
+async def test_what_was_delivered_does_not_expire(pool: Pool) -> None:
+    message = envelope()
+    await record.write(pool, fold([settled(message)]))
+    end = Event(kind=EventKind.SETTLED, id=message.id, at_ms=9, status=Status.EXPIRED, reason="expired")
+    await record.write(pool, fold([end]))
+    view = await messages.get(pool, message.id)
+    assert view is not None
+    assert (view.status, view.status_reason) == ("delivered", None)
+
+
 async def test_a_replayed_batch_writes_no_row_again(pool: Pool) -> None:
     message = envelope()
     at_ms = now_ms()

@@ -185,8 +185,14 @@ async def test_a_stale_owner_vacates_nothing(connection, keys, raw):
 async def test_discarding_drops_one_entry_and_its_expiry_once(connection, keys, raw):
     [a, b] = put(raw, BOX, 2)
     raw.zadd(keys.expiry, {f"{BOX}|{a}": 1, f"{BOX}|{b}": 1})
-    assert await connection.evaluate(DISCARD, (BOX, keys.expiry), a, NATIVE_GROUP) == 1
-    assert await connection.evaluate(DISCARD, (BOX, keys.expiry), a, NATIVE_GROUP) == 0
+    assert (
+        await connection.evaluate(DISCARD, (BOX, keys.expiry, keys.active, keys.doorbell), a, NATIVE_GROUP)
+        == 1
+    )
+    assert (
+        await connection.evaluate(DISCARD, (BOX, keys.expiry, keys.active, keys.doorbell), a, NATIVE_GROUP)
+        == 0
+    )
     assert [entry.decode() for entry, _ in raw.xrange(BOX)] == [b]
     assert members(raw.zrange(keys.expiry, 0, -1, withscores=True)) == {f"{BOX}|{b}": 1}
 

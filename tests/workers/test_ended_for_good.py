@@ -24,6 +24,7 @@ from schema.agent import Agent
 from schema.ids import shard_of
 from schema.message import LANES, Envelope
 from schema.times import from_ms
+from workers.delivery.delivery import Delivery
 
 SHARDS = 2
 
@@ -80,6 +81,10 @@ class Scene:
 
     async def status(self, message_id: str) -> str:
         return str((await self.http.get(f"/api/messages/{message_id}")).json()["status"])
+
+    def deliveries(self) -> list[Delivery]:
+        shards = [shard for site in self.world._sites for shard in site.shards]
+        return [shard.delivery for shard in shards if shard.delivery is not None]
 
     def waiting(self, agent: Agent) -> int:
         keys = self.world.keys[shard_of(agent.id, SHARDS)]
@@ -207,6 +212,25 @@ async def test_what_was_read_while_it_waited_for_its_push_does_not_expire(scene:
     assert (await scene.mark_read(read, pushed)).status_code == 200
     await until(lambda: datetime.now(UTC) > expires_at)
     receiver.let_go()
-    await until(lambda: bool(scene.world.ends().get(read)))
+    await scene.world.until_clean()
     await scene.record()
     assert await scene.status(read) == "delivered"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "processed"])
+async def test_what_has_ended_while_it_waited_for_its_push_is_not_pushed(scene: Scene, status: str) -> None:
+    receiver = await scene.world.receiver()
+    receiver.hold()
+    pushed = await scene.register("pushed", receiver, concurrency=1)
+    first = message(pushed)
+    await scene.world.send(first)
+    await receiver.until(lambda it: len(it.ids) == 1)
+    ended, last = await scene.send(message(pushed)), await scene.send(message(pushed))
+    assert (await scene.set_status(ended, status)).status_code == 200
+    (delivery,) = [d for d in scene.deliveries() if d.outstanding(pushed.id)]
+    await until(lambda: delivery.room.queued == 1)
+    receiver.let_go()
+    await scene.world.until_ended([first.id, last])
+    await scene.world.until_clean()
+    assert receiver.ids == [first.id, last]
+    assert await scene.status(ended) == status

@@ -200,6 +200,20 @@ class Delivery:
         if self._collector.ring(key) is not None:
             self._collect()
 
+    def drop(self, place: str) -> None:
+        """Let go of an entry that was taken out of its mailbox, where it is still to be posted: its message
+        has ended elsewhere, and that is on record."""
+        key, _, entry = place.rpartition("|")
+        mailbox = self.room.mailboxes.get(key)
+        item = None if mailbox is None else self.room.take_out(mailbox, entry)
+        if item is None:
+            return
+        item.announced = True
+        if item.due_taken:
+            self.room.retrying.discard(item.place)
+            self._connection.call(("ZREM", self._keys.due, item.due_member), self._deactivated)
+        self.room.release(item.mailbox)
+
     async def sweep(self) -> None:
         """Look at everything on the active set anew; meanwhile nothing is posted straight from routing."""
         ready, self.is_ready = self.is_ready, False
