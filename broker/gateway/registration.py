@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from unicodedata import is_normalized
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -119,6 +120,9 @@ def _check_name(name: str, faults: Faults) -> None:
     check_label("name", name, limits.AGENT_NAME_CHARS_MAX, faults)
     if not _NAME_STRANGERS.isdisjoint(name) or name in (".", ".."):
         faults.add("name", f"must not be a path or hold any of {' '.join(sorted(_NAME_STRANGERS))}")
+    if not is_normalized("NFKC", name):
+        # Wide letters, or a letter and its accent apart, would make a second name that looks like the first.
+        faults.add("name", "must be in Unicode's normal form KC")
     if is_id(name.lower()):
         faults.add("name", "must not look like a UUID: agents are found by either")
 
