@@ -55,7 +55,7 @@ const typeOf = schema => {
 const facetsOf = schema => {
   const facets = [];
   if (schema.enum && schema.type !== undefined && !(schema.type.includes?.("boolean")))
-    facets.push(schema.enum.filter(one => one !== null).join(", "));
+    facets.push(schema.enum.filter(one => one !== null && one !== "").join(", "));
   if (schema.minimum !== undefined || schema.maximum !== undefined)
     facets.push(`${schema.minimum ?? ""} to ${schema.maximum ?? "any"}`);
   if (schema.maxLength !== undefined) facets.push(`${schema.minLength ?? 0} to ${schema.maxLength} characters`);
@@ -171,7 +171,7 @@ const form = (path, method, operation, parameters) => {
     const choices = parameter.schema.enum;
     const input = choices
       ? el("select", {}, el("option", { value: "", textContent: "" }),
-        ...choices.map(choice => el("option", { value: String(choice), textContent: String(choice) })))
+        ...choices.filter(choice => choice !== "").map(choice => el("option", { value: String(choice), textContent: String(choice) })))
       : el("input", { placeholder: hint, autocomplete: "off" });
     return [parameter, input];
   });
