@@ -168,11 +168,12 @@ async def test_mailboxes_are_handed_over_with_what_a_native_consumer_has_not_ack
     raw.xreadgroup(NATIVE_GROUP, "c", {box(): ">"})
     mailboxes = Mailboxes(link, shards=1)
     assert not await mailboxes.is_active(AGENT)
+    before = raw.config_get("maxmemory")["maxmemory"]
     raw.config_set("maxmemory", 1)
     try:
         assert await mailboxes.activate(AGENT) == 2
     finally:
-        raw.config_set("maxmemory", 0)
+        raw.config_set("maxmemory", before)
     assert await mailboxes.is_active(AGENT)
     since = raw.zscore(keys.active, box())
     assert await mailboxes.activate(AGENT) == 2
