@@ -13,7 +13,7 @@ from schema.ids import new_id
 from schema.limits import COUNTER_MAX, REPLAY_AGE_MS_MAX
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-TO, SENDER = new_id(), new_id()
+TO, SENDER = "0193a1b2-c3d4-7000-8000-00000000000a", new_id()
 
 
 def letter(**fields: Any) -> DeadLetter:
