@@ -158,7 +158,7 @@ WORK_ORDER_TEXT_CHARS_MAX: Final = 2_000
 """A reason or a note. More is 422."""
 WORK_ORDER_REQUIREMENTS_BYTES_MAX: Final = 64 * 1024
 WORK_ORDER_RESULT_BYTES_MAX: Final = 128 * 1024
-"""Both travel in messages, beside the description: together they stay below MESSAGE_BYTES_MAX. More is 422."""
+"""Both travel in messages, beside the description: together they fit MESSAGE_BYTES_MAX. More is 422."""
 BUDGET_WHOLE_DIGITS_MAX: Final = 14
 BUDGET_DECIMALS_MAX: Final = 6
 """Digits before and after the point of `budget_usd`, as its column holds them. More is 422, never rounded."""

@@ -96,8 +96,8 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         status = b"HTTP/1.1 %d %s\r\n" % (error.status, _PHRASES[error.status])
         self.transport.write(status + head.encode() + body)
-        # Closed with bytes unread, the connection would be reset, and the refusal lost with it. So our side is
-        # closed, and what still comes is thrown away, for a while and up to a bound.
+        # Closed with bytes unread, the connection would be reset, and the refusal lost with it. So only our
+        # side is closed, and what still comes is thrown away, for a while and up to a bound.
         self._forget_deadline()
         self._discarded_bytes = 0
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
