@@ -1,5 +1,7 @@
 # Two commands do all the set-up: `make run` and `make test`. Both prepare .venv first.
 PYTHON ?= python3
+# Each starts servers of its own; the tests wait more than they compute.
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -21,7 +23,7 @@ demo: setup
 	$(BIN)/agent-broker demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
 # Requests generated from the contract, from a random seed, against a whole broker. MINUTES=10 by default.
 MINUTES ?= 10

@@ -1,17 +1,21 @@
 """Where the unix sockets of embedded servers lie.
 
 In the server's own directory when the path is short enough for the kernel, else in a fresh directory of mode
-700 under the system's temporary directory, whose path is kept in a file so that the next start removes it.
+700 under the temporary directory (the system's own where TMPDIR is too long as well), whose path is kept in a
+file so that the next start removes it.
 """
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from broker.servers.process import SOCKET_PATH_BYTES_MAX
 
-_LONGEST_NAME = "/.s.PGSQL.65535"
+_LONGEST_NAME: Final = "/.s.PGSQL.65535"
+_PREFIX: Final = "agent-broker-"
+_SYSTEM: Final = "/tmp"  # noqa: S108  # mkdtemp makes a directory in it that is nobody else's
 
 
 class SocketDirectory:
@@ -25,10 +29,10 @@ class SocketDirectory:
         """Return the directory, made if need be; one that an earlier run left elsewhere is removed."""
         self.remove()
         near = self._home / "run"
-        if len(os.fsencode(f"{near}{_LONGEST_NAME}")) <= SOCKET_PATH_BYTES_MAX:
+        if _is_short_enough(near):
             near.mkdir(mode=0o700, exist_ok=True)
             return near
-        far = Path(tempfile.mkdtemp(prefix="agent-broker-"))
+        far = _far_directory()
         self._note.write_text(str(far))
         return far
 
@@ -38,6 +42,18 @@ class SocketDirectory:
             far = Path(self._note.read_text())
         except OSError:
             return
-        if far.name.startswith("agent-broker-"):
+        if far.name.startswith(_PREFIX):
             shutil.rmtree(far, ignore_errors=True)
         self._note.unlink(missing_ok=True)
+
+
+def _far_directory() -> Path:
+    far = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    if _is_short_enough(far):
+        return far
+    far.rmdir()
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_SYSTEM))
+
+
+def _is_short_enough(directory: Path) -> bool:
+    return len(os.fsencode(f"{directory}{_LONGEST_NAME}")) <= SOCKET_PATH_BYTES_MAX

@@ -9,7 +9,7 @@ from broker.client import AgentClient, Client
 from broker.client.subject import Events, Operation, Pages, Subject
 from broker.gateway.operations import OPERATIONS
 
-FOR_BROWSERS = {"docs", "docsAsset"}
+FOR_BROWSERS = {"docs", "docsStyle", "docsScript"}
 """Pages, not operations a program calls."""
 
 

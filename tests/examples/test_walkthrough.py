@@ -16,6 +16,7 @@ from broker.gateway.operations import OPERATIONS
 SCRIPT = Path(__file__).parents[2] / "examples" / "walkthrough.sh"
 COUNTED = re.compile(r"^agent_broker_http_requests_total\{(.*)\} (\S+)$", re.MULTILINE)
 WELL = re.compile(r'status="[12]xx"')
+PARTS_OF_A_PAGE = {"docsStyle", "docsScript"}
 OPERATION = re.compile(r'operation="(\w+)"')
 
 
@@ -43,4 +44,4 @@ def test_every_call_of_the_contract_is_shown_and_works(calm_broker: WholeBroker)
     )
     assert walked.returncode == 0, walked.stdout[-2_000:] + walked.stderr[-2_000:]
     called = served(calm_broker) - before
-    assert {operation.name for operation in OPERATIONS} - called.keys() == set()
+    assert {operation.name for operation in OPERATIONS} - called.keys() == PARTS_OF_A_PAGE

@@ -382,3 +382,17 @@ def owner_of(pid: int) -> str:
 def capabilities_of(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
+
+
+async def test_a_long_temporary_directory_is_no_matter_either(
+    home: Path, make_postgres: MakePostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = home / ("deep" * 40)
+    long.mkdir()
+    # tempfile remembers what it has found.
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    server = make_postgres(long / "postgres")
+    server.start()
+    assert await select(server.url, "SELECT 1") == 1
+    server.stop()
+    assert list(long.glob("agent-broker-*")) == []
