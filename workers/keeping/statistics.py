@@ -17,9 +17,10 @@ from broker.telemetry import logs, metrics
 from schema.errors import BrokerError
 from schema.limits import STATISTICS_MINUTES_KEPT_MS
 
-FOLD_S: Final = 2.0
-FOLD_MESSAGES_MAX: Final = 10_000
-"""Changes per transaction: 50 ms, up to a second where every message concerns other agents."""
+FOLD_S: Final = 5.0
+FOLD_MESSAGES_MAX: Final = 40_000
+"""Changes per transaction. What folding costs is mostly the sums it touches, so fewer and larger folds are
+cheaper (measured with 1,000 agents: a quarter of PostgreSQL's time a message against 2 s and 10,000)."""
 FOLD_MESSAGES_MIN: Final = 100
 """After a failure half as much is tried: a machine so busy that a fold exceeds the time of a statement must
 not try the same one for ever."""
