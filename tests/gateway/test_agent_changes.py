@@ -1,6 +1,7 @@
 """Changing agents over HTTP: what a patch may say, who may, and what follows from it."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -41,7 +42,9 @@ async def test_every_field_changes_by_itself_and_the_rest_stays(
         reply = await http.patch(f"/api/agents/{agent['id']}", json={field: value})
         assert reply.status_code == 200, reply.text
         expected[field] = ["b", "a"] if field == "capabilities" else value
-        assert reply.json()["updated_at"] > expected["updated_at"]
+        assert datetime.fromisoformat(reply.json()["updated_at"]) > datetime.fromisoformat(
+            expected["updated_at"]
+        )
         expected["updated_at"] = reply.json()["updated_at"]
         assert reply.json() == expected
     assert (await http.get("/api/agents/another")).json() == expected
