@@ -136,9 +136,6 @@ class PushClient:
 
     def made(self, connection: Connection) -> None:
         self._open.add(connection)
-        if self._closed:
-            # Its dial was cancelled as the peer answered: nobody is left who would close it.
-            connection.close()
 
     def answered(self, connection: Connection, push: Push, answer: Answer) -> None:
         self._busy.discard(connection)

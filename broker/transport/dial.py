@@ -45,10 +45,18 @@ class Dialler(Struct, frozen=True):
         sock = await _connect_any(found[:ADDRESSES_TRIED_MAX], origin.port, limit_ms=limit_ms)
         if isinstance(sock, Trouble):
             return sock
-        if origin.scheme == "http":
-            return await _open_plain(sock, Connection(owner, origin))
-        limit_ms = _left(ends_ms, deadlines.tls_ms)
-        return await _open_tls(sock, Connection(owner, origin), tls=self.tls, limit_ms=limit_ms)
+        connection = Connection(owner, origin)
+        opened: Connection | Trouble | None = None
+        try:
+            if origin.scheme == "http":
+                opened = await _open_plain(sock, connection)
+            else:
+                limit_ms = _left(ends_ms, deadlines.tls_ms)
+                opened = await _open_tls(sock, connection, tls=self.tls, limit_ms=limit_ms)
+        finally:
+            if opened is not connection:
+                connection.abandon()
+        return opened
 
 
 def default_tls() -> ssl.SSLContext:

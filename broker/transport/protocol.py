@@ -106,6 +106,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def abandon(self) -> None:
+        """Close a connection whose opening was cut off. The loop may have made it and then, closing it by
+        itself, not tell that it is lost (uvloop does that): to its owner it would stay open for ever."""
+        self.close()
+        self._owner.lost(self)
+
     # --- asyncio.Protocol ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
