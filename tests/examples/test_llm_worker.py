@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from example_rig import Answer, as_json, at_work
+from whole_broker import PATIENCE_S
 
 from broker.client import AgentClient
 from examples import llm_worker
@@ -40,7 +41,7 @@ async def ordered(operator: AgentClient, where: dict[str, str], url: str) -> Any
             requirements={"words": 100},
             budget_usd="1.50",
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 story = await editor.work_orders.show(order.work_order_id)
                 if story.status not in ("pending", "accepted"):
