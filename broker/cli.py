@@ -250,7 +250,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from broker.doctor.run import main as run
+    from broker.servers.process import kept_secret
     from broker.servers.running import read_running
+    from broker.supervisor.plan import PEPPER_FILE
 
     given = load()
     found = read_running(Path(given.data_dir))
@@ -262,6 +264,7 @@ def _doctor(args: argparse.Namespace) -> int:
             redis_url=given.redis_url or found.redis_url,
             database_url=given.database_url or found.database_url,
             agent_api_key=given.agent_api_key or found.api_key,
+            key_pepper=given.key_pepper or kept_secret(Path(given.data_dir) / PEPPER_FILE),
         ),
     )
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 from gateway_rig import settings_for
+from whole_broker import WholeBroker
 
 from broker.core.diagnosis import Finding, Severity
 from broker.doctor.examination import examine
@@ -164,3 +165,14 @@ def test_it_tells_people_what_is_wrong_and_how_to_mend_it(
     assert "settings.no_pepper: KEY_PEPPER is not set" in said
     assert "postgres.migrations_pending" in said
     assert "nothing fatal" in said
+
+
+def test_beside_an_up_it_examines_that_one_with_the_secrets_it_keeps(calm_broker: WholeBroker) -> None:
+    environment = {"DATA_DIR": str(calm_broker.data_dir), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "broker.cli", "doctor", "--json"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended
+    found = {finding["code"] for finding in json.loads(ended.stdout)}
+    assert {
+        code for code in found if not code.startswith(("host.", "redis.memory", "postgres.quarantine"))
+    } == set()
