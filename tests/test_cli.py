@@ -68,9 +68,9 @@ def test_settings_are_written_as_a_file_of_variables(capsys: pytest.CaptureFixtu
 
 
 def test_migrations_are_applied_once(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
     assert main(["migrate"]) == 0
     assert main(["migrate"]) == 0
     assert capsys.readouterr().out.endswith("nothing to apply\n")

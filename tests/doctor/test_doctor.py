@@ -156,11 +156,10 @@ def test_it_reports_to_programs_as_json_and_exits_with_1_on_anything_fatal(
 
 
 def test_it_tells_people_what_is_wrong_and_how_to_mend_it(
-    streams_url: str, postgres_url: str, capsys: pytest.CaptureFixture[str]
+    streams_url: str, empty_database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(argparse.Namespace(json=False), settings(streams_url, postgres_url, key_pepper="")) == EXIT_WELL
-    )
+    given = settings(streams_url, empty_database_url, key_pepper="")
+    assert main(argparse.Namespace(json=False), given) == EXIT_WELL
     said = capsys.readouterr().out
     assert "settings.no_pepper: KEY_PEPPER is not set" in said
     assert "postgres.migrations_pending" in said

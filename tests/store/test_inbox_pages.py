@@ -166,10 +166,8 @@ async def test_what_is_pending_is_read_from_an_index(pool: Pool, statement: str)
 
 
 async def test_replies_are_found_by_what_they_answer(any_pool: Pool) -> None:
-    question, sent_ms = new_id(), now_ms()
-    made = [
-        envelope(reply_to=question, created_at=datetime.now(UTC) + timedelta(milliseconds=n)) for n in (2, 1)
-    ]
+    question, sent_ms, asked = new_id(), now_ms(), datetime.now(UTC)
+    made = [envelope(reply_to=question, created_at=asked + timedelta(milliseconds=n)) for n in (2, 1)]
     bounce = envelope(reply_to=question, metadata=Raw(b'{"automatic": true}'))
     await stored(any_pool, *made, bounce, envelope(reply_to=new_id()))
     found = await messages.replies_to(any_pool, question, sent_ms=sent_ms)
