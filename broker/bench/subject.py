@@ -6,9 +6,10 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from msgspec import Struct
@@ -58,9 +59,10 @@ def running(*, url: str, data_dir: Path | None) -> Subject:
 
 
 @asynccontextmanager
-async def fresh() -> AsyncIterator[Subject]:
+async def fresh(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterator[Subject]:
     """Start `up` on an empty directory with durable servers of its own; stop it and remove the directory.
 
+    `env` are further settings of the broker, on top of this process's environment.
     Raises: Unavailable, quoting the log, when it does not get ready.
     """
     home = Path(tempfile.mkdtemp(prefix="agent-broker-bench-"))
@@ -72,7 +74,7 @@ async def fresh() -> AsyncIterator[Subject]:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env=_environment(env),
                 start_new_session=True,  # Ctrl-C reaches the driver, which then stops it in order
             )
         try:
@@ -83,9 +85,9 @@ async def fresh() -> AsyncIterator[Subject]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DATABASE_URL")}
-    return {**own, "DURABILITY": "always"}
+    return {**own, "DURABILITY": "always", **env}
 
 
 async def _ready(process: asyncio.subprocess.Process, home: Path) -> Running:

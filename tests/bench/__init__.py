@@ -1,0 +1,1 @@
+"""Benchmarks, one program per subject: `python -m bench.<name>`, all of them: `python -m bench`."""
