@@ -9,9 +9,11 @@ from broker.bench.figures import Latencies, median
 
 class Run(Struct, kw_only=True):
     """One run of product or ceiling, flat out or paced. CPU is in microseconds a message, by part;
-    `late_ms_max` is how late a paced message left at worst, and is part of its latency."""
+    `rate` is what a paced run was meant to publish a second, 0 for flat out; `late_ms_max` is how late one of
+    its messages left at worst, and is part of its latency."""
 
     messages: int
+    rate: int = 0
     per_second: float
     published_per_second: float
     cpu_us: dict[str, float]
@@ -40,7 +42,7 @@ class Report(Struct, kw_only=True):
     ratio: float = 0.0
     flat_out: list[Run]
     ceiling: list[Run]
-    paced: Run | None
+    paced: list[Run]
     leftovers: Leftovers
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ def show(report: Report, console: Console) -> None:
     """Print the report."""
     console.print(_rates(report))
     console.print(_cpu(report))
-    if report.paced is not None:
+    if report.paced:
         console.print(_latencies(report.paced))
     console.print(_leftovers(report.leftovers))
     console.print("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")
@@ -96,15 +98,14 @@ def _range(runs: list[Run]) -> str:
 
 
 def _signatures(report: Report) -> tuple[int, int]:
-    runs = [*report.flat_out, *([report.paced] if report.paced else [])]
+    runs = [*report.flat_out, *report.paced]
     return sum(run.signatures_checked for run in runs), sum(run.signatures_wrong for run in runs)
 
 
 def _cpu(report: Report) -> Table:
     table = Table(title="CPU, microseconds a message")
     columns = {"product": middle_cpu(report.flat_out), "ceiling": middle_cpu(report.ceiling)}
-    if report.paced is not None:
-        columns["product, paced"] = middle_cpu([report.paced])
+    columns |= {f"at {run.rate:,}/s": middle_cpu([run]) for run in report.paced}
     table.add_column("")
     for heading in columns:
         table.add_column(heading, justify="right")
@@ -120,13 +121,14 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _latencies(run: Run) -> Table:
-    found = run.latencies
-    table = Table(title=f"Publish to 200 at {run.published_per_second:,.0f}/s, from the time meant to send")
-    for heading in ("messages", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"):
+def _latencies(runs: list[Run]) -> Table:
+    table = Table(title="Publish to 200 at paced rates, from the time meant to send")
+    for heading in ("rate/s", "messages", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"):
         table.add_column(heading, justify="right")
-    figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms, run.late_ms_max)
-    table.add_row(f"{found.count:,}", *(f"{value:.2f}" for value in figures))
+    for run in runs:
+        found = run.latencies
+        figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms, run.late_ms_max)
+        table.add_row(f"{run.rate:,}", f"{found.count:,}", *(f"{value:.2f}" for value in figures))
     return table
 
 

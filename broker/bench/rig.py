@@ -58,6 +58,11 @@ class Rig:
         )
         await self._ceiling.ask(order, Nothing)
 
+    async def publish_to(self, fleet: Fleet) -> None:
+        """Send to these agents from now on."""
+        await self._load.ask(LoadOrder(do="close"), Nothing)
+        await self._load.ask(LoadOrder(do="open", redis_url=self._subject.redis_url, fleet=fleet), Nothing)
+
     async def finish(self) -> None:
         """Remove what the ceiling made."""
         await self._ceiling.ask(CeilingOrder(do="close"), Nothing)
@@ -92,7 +97,9 @@ class Rig:
         load = await self._load.ask(LoadOrder(do="publish", count=count, rate=rate), LoadReport)
         await self._arrival(count)
         committed_ns = await self._commits.wait(load.low_id, load.high_id, count)
-        return await self._end(count, before, load, committed_ns)
+        run = await self._end(count, before, load, committed_ns)
+        run.rate = rate
+        return run
 
     async def run_ceiling(self, count: int) -> Run:
         """Let the bare loop move as many messages of the same kind."""

@@ -1,7 +1,8 @@
-"""`agent-broker bench`: product and ceiling in turns on the same servers, then latency at a paced rate.
+"""`agent-broker bench`: product and ceiling in turns on the same servers, then latency at paced rates.
 
 Order: register, warm both up, then product and ceiling alternately (A B A B), so that a machine whose speed
-drifts is as unfair to one as to the other; then the paced run; then a look at what Redis still holds.
+drifts is as unfair to one as to the other; then a paced run for every rate; then a look at what Redis still
+holds.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from schema.errors import BrokerError
 
 WARM_UP: Final = 0.1
 """Share of the messages that is sent before anything is measured, at least a thousand."""
+RATE: Final = 1_000
 
 
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
@@ -39,7 +41,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
     messages: int
     repeat: int
-    rate: int
+    rates: list[int]
     seconds: int
     agents: int
     endpoints: int
@@ -51,8 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="start a broker of its own on an empty directory, and end it")
     add("--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)")
     add("--repeat", type=int, default=3, help="flat-out runs of product and ceiling each (default 3)")
-    add("--rate", type=int, default=1_000, help="messages/s of the paced run; 0: none (default 1000)")
-    add("--seconds", type=int, default=10, help="length of the paced run (default 10)")
+    add(
+        "--rate",
+        dest="rates",
+        type=int,
+        action="append",
+        metavar="RATE",
+        help="messages/s of a paced run, may be given several times; 0: none (default 1000)",
+    )
+    add("--seconds", type=int, default=10, help="length of a paced run (default 10)")
     add("--agents", type=int, default=1_000, help="agents to register (default 1000)")
     add("--endpoints", type=int, default=200, help="ports they share (default 200)")
     add("--json", type=Path, help="also write everything to this file")
@@ -63,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the benchmark; return 0, or 1 where something went missing or stood still."""
     console = Console()
+    args.rates = [RATE] if args.rates is None else args.rates
     plan = msgspec.convert({name: getattr(args, name) for name in Plan.__struct_fields__}, Plan)
     try:
         report = uvloop.run(_until_stopped(_bench(console, plan, args)))
@@ -75,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     show(report, console)
     if args.json is not None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    return 0 if not any(run.missing for run in report.flat_out) else 1
+    return 1 if any(run.missing for run in (*report.flat_out, *report.paced)) else 0
 
 
 async def _until_stopped(bench: Coroutine[None, None, Report]) -> Report:
@@ -92,7 +102,12 @@ async def _bench(console: Console, plan: Plan, args: argparse.Namespace) -> Repo
             subject = await stack.enter_async_context(fresh())
         else:
             subject = running(url=args.url, data_dir=args.data_dir)
-        rig = await stack.enter_async_context(open_rig(subject, endpoints=plan.endpoints))
+        return await measure(console, subject, plan)
+
+
+async def measure(console: Console, subject: Subject, plan: Plan) -> Report:
+    """Measure a broker. Raises: BrokerError, Stuck, ChildFailed."""
+    async with open_rig(subject, endpoints=plan.endpoints) as rig:
         await _prepare(rig, subject, plan)
         return await _measure(console, rig, plan)
 
@@ -113,12 +128,12 @@ async def _measure(console: Console, rig: Rig, plan: Plan) -> Report:
         flat_out.append(await rig.run_product(plan.messages))
         ceiling.append(await rig.run_ceiling(plan.messages))
         _tell(console, flat_out[-1], ceiling[-1])
-    paced = None
-    if plan.rate and plan.seconds:
-        paced = await rig.run_product(plan.rate * plan.seconds, rate=plan.rate)
+    paced = [
+        await rig.run_product(rate * plan.seconds, rate=rate) for rate in plan.rates if rate and plan.seconds
+    ]
     await rig.finish()
     after = await rig.picture_at_rest()
-    sent = warm_up + sum(run.messages for run in flat_out) + (paced.messages if paced else 0)
+    sent = warm_up + sum(run.messages for run in (*flat_out, *paced))
     leftovers = Leftovers(
         used_memory_growth=after.used_memory - before.used_memory,
         messages=sent,
