@@ -1,0 +1,150 @@
+"""Heartbeats at a steady rate, by the ways they arrive: each agent over HTTP with its own key, each agent by a
+command of its own, or the gateways' renewals for agents that hold a live connection.
+
+A driver, not a part of the broker: its CPU is not counted. Nothing waits for an answer but its connection, so
+a broker that is slower than the rate shows in how late the last answer came.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from broker.streams.link import Link
+from broker.streams.presence import Presence
+from broker.streams.sessions import Sessions
+
+CONNECTIONS: Final = 64
+TICK_S: Final = 0.005
+PER_GATEWAY: Final = 10_000
+"""Live connections of one gateway, which renews the leases of all of them together."""
+RENEWALS_PER_PERIOD: Final = 1.5
+"""A gateway renews every 20 s; agents beat every 30."""
+
+Send = Callable[[int, int], Awaitable[object]]
+"""Sends the heartbeat of agent number n by connection c."""
+
+
+async def paced(send: Send, count: int, *, seconds: float) -> float:
+    """Send `count` heartbeats evenly over so many seconds; return how late the last was answered, in s."""
+    began, given = monotonic(), 0
+    waiting: deque[int] = deque()
+    more = asyncio.Semaphore(0)
+
+    async def serve(connection: int) -> None:
+        while True:
+            await more.acquire()
+            number = waiting.popleft()
+            if number < 0:
+                return
+            await send(number, connection)
+
+    async with asyncio.TaskGroup() as group:
+        for connection in range(CONNECTIONS):
+            group.create_task(serve(connection))
+        while given < count:
+            due = min(count, int((monotonic() - began) / seconds * count) + 1)
+            for number in range(given, due):
+                waiting.append(number)
+                more.release()
+            given = due
+            await asyncio.sleep(TICK_S)
+        for _ in range(CONNECTIONS):
+            waiting.append(-1)
+            more.release()
+    return max(0.0, monotonic() - began - seconds)
+
+
+class Beater(asyncio.Protocol):
+    """One keep-alive connection; one request at a time."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._done: asyncio.Future[bytes] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # a stream connection can be written
+
+    async def ask(self, request: bytes) -> bytes:
+        """Return the status line of the answer."""
+        assert self._transport is not None
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._done
+
+    def data_received(self, data: bytes) -> None:
+        self._rest += data
+        head, found, body = self._rest.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if not found or len(body) < int(length or 0) or self._done is None:
+            return
+        self._rest, done, self._done = b"", self._done, None
+        done.set_result(head.partition(b"\r\n")[0])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._done is not None:
+            self._done.set_exception(exc or ConnectionError("the gateway closed the connection"))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> float:
+    """Let every agent send one heartbeat with its own key; return how late the last one was, in s.
+
+    Raises: RuntimeError when one is refused.
+    """
+    parts, loop = urlsplit(url), asyncio.get_running_loop()
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    beaters = [(await loop.create_connection(Beater, host, port))[1] for _ in range(CONNECTIONS)]
+    head = f"POST /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nAuthorization: Bearer "
+    requests = [f"{head}{key}\r\n\r\n".encode() for key in keys]
+
+    async def send(number: int, connection: int) -> None:
+        status = await beaters[connection].ask(requests[number])
+        if status != b"HTTP/1.1 200 OK":
+            raise RuntimeError(f"a heartbeat was answered {status!r}")
+
+    try:
+        return await paced(send, len(keys), seconds=seconds)
+    finally:
+        for beater in beaters:
+            beater.close()
+
+
+async def natively(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> float:
+    """Let every agent send one heartbeat as a native client does; return how late the last one was, in s."""
+    links = [Link(redis_url, name="beat") for _ in range(CONNECTIONS)]
+    presences = [Presence(link, shards=shards) for link in links]
+
+    async def send(number: int, connection: int) -> None:
+        await presences[connection].heartbeat(agents[number])
+
+    try:
+        return await paced(send, len(agents), seconds=seconds)
+    finally:
+        for link in links:
+            await link.close()
+
+
+async def by_renewal(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> float:
+    """Renew the leases of agents that are all connected, as often as gateways do; return the lateness in s.
+
+    What the gateways themselves spend on it is not seen here: one command for a thousand sessions.
+    """
+    link = Link(redis_url, name="renew")
+    sessions = Sessions(link, shards=shards)
+    parts = [agents[start : start + PER_GATEWAY] for start in range(0, len(agents), PER_GATEWAY)]
+    turns = max(1, round(len(parts) * RENEWALS_PER_PERIOD))
+
+    async def send(number: int, _: int) -> None:
+        await sessions.renew({agent: f"session-{agent}" for agent in parts[number % len(parts)]})
+
+    try:
+        return await paced(send, turns, seconds=seconds)
+    finally:
+        await link.close()

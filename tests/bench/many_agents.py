@@ -1,0 +1,474 @@
+"""Many agents: what each costs that does nothing, one that has a message waiting, and its heartbeats; and
+whether the rate depends on how many of the registered agents the traffic goes to.
+
+Everything is measured on one broker with all agents registered. The flat-out runs take turns (10, 1,000, all
+agents, the ceiling, 10, ...), each with as many messages.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from secrets import token_hex
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+from bench import beating, registering, watching
+from bench.kit.broker import Broker, CpuMeter, fresh_broker
+from bench.kit.numbers import median
+from bench.kit.program import run
+from bench.kit.report import Aim, Findings, Table
+from bench.kit.values import Cell, Curve
+from msgspec import Struct, field
+from redis.asyncio import Redis
+from rich.console import Console
+
+from broker.bench.commits import Commits, Stuck
+from broker.bench.fleet import path_of
+from broker.bench.payload import Fleet, first_id_at
+from broker.bench.report import Run
+from broker.bench.rig import Rig, open_rig
+from broker.client.http import AgentClient
+from broker.client.streams import StreamPublisher, message
+from broker.store.pool import Pool, open_pool
+from broker.streams.connection import Connection, open_connection
+from broker.streams.keys import Keys
+from broker.streams.link import Link
+from broker.streams.presence import Presence
+from schema.agent import Agent
+from schema.ids import shard_of
+from schema.limits import PUBLISH_MESSAGES_PER_ENTRY_MAX
+from schema.message import Lane
+
+PORTS: Final = 200
+SKILLS: Final = 50
+PERIOD_S: Final = 30.0
+"""One heartbeat of every agent within this."""
+QUIET_S: Final = 10.0
+SHARDS: Final = 2
+OVER_HTTP: Final = 500
+"""Agents registered one by one, for the time it takes."""
+PATIENCE_S: Final = 90.0
+SAMPLE: Final = 200
+IDLE_BYTES_AIM: Final = 600
+WAITING_BYTES_AIM: Final = 1_500
+HEARTBEAT_CORE_AIM: Final = 0.10
+SPREAD_AIM: Final = 2.0
+VALKEY_MB: Final = 8_192
+Cpu = dict[str, float]
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Sizes of a run."""
+
+    agents: int
+    messages: int
+    repeat: int
+    period_s: float
+    quiet_s: float
+
+    @property
+    def spreads(self) -> list[int]:
+        """How many of the agents traffic goes to."""
+        return [spread for spread in (10, 1_000, self.agents) if spread <= self.agents]
+
+
+class Yard(Struct):
+    """The broker with all its agents, and the connections everything here is done with."""
+
+    broker: Broker
+    rig: Rig
+    pool: Pool
+    connection: Connection
+    redis: Any  # neither driver types its replies
+    database: Any
+    plan: Plan
+    agents: list[Agent] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def commits(self) -> Commits:
+        return Commits(self.database, self.redis, SHARDS)
+
+    def tell(self, console: Console, text: str) -> None:
+        console.print(text, style="dim", markup=False)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agents", type=int, default=100_000, help="agents to register (default 100000)")
+    parser.add_argument("--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)")
+    parser.add_argument("--repeat", type=int, default=2, help="flat-out runs of each kind (default 2)")
+    parser.add_argument("--parts", default="rate,beat,wait", help="what to measure (default rate,beat,wait)")
+
+
+async def main(args: argparse.Namespace, console: Console) -> Findings:
+    plan = Plan(
+        agents=args.agents, messages=args.messages, repeat=args.repeat, period_s=PERIOD_S, quiet_s=QUIET_S
+    )
+    if args.quick:
+        plan = Plan(agents=200, messages=400, repeat=1, period_s=1.0, quiet_s=0.5)
+    parts = args.parts.split(",")
+    async with AsyncExitStack() as stack:
+        yard = await _open(stack, plan)
+        await _register(yard, console)
+        if "rate" in parts:
+            await _measure_rates(yard, console)
+        if "beat" in parts:
+            await _measure_heartbeats(yard, console)
+        if "wait" in parts:
+            await _measure_waiting(yard, console)
+        return yard.findings
+
+
+async def _open(stack: AsyncExitStack, plan: Plan) -> Yard:
+    env = {"VALKEY_MAXMEMORY_MB": str(VALKEY_MB), "SHARDS": str(SHARDS)}
+    broker = await stack.enter_async_context(fresh_broker(env=env))
+    rig = await stack.enter_async_context(open_rig(broker, endpoints=PORTS))
+    pool = await open_pool(broker.database_url, application_name="bench")
+    stack.push_async_callback(pool.aclose)
+    connection = await stack.enter_async_context(await open_connection(broker.redis_url, name="bench"))
+    redis = await stack.enter_async_context(Redis.from_url(broker.redis_url))
+    database = await asyncpg.connect(broker.database_url)
+    stack.push_async_callback(database.close)
+    return Yard(
+        broker=broker, rig=rig, pool=pool, connection=connection, redis=redis, database=database, plan=plan
+    )
+
+
+# --- agents that are there -------------------------------------------------------------------------------
+
+
+async def _register(yard: Yard, console: Console) -> None:
+    """Register everybody, let everybody be heard once, and note what that takes."""
+    plan, broker = yard.plan, yard.broker
+    async with AgentClient(broker.api_url, broker.api_key) as client:
+        sample = min(OVER_HTTP, plan.agents)
+        began = monotonic()
+        await registering.register_over_http(client, sample, name=f"slow-{token_hex(3)}")
+        http_rate = sample / (monotonic() - began)
+    redis_before = await watching.redis_memory_at_rest(yard.redis)
+    resident_before = watching.resident_bytes(broker.roots)
+    postgres_before = await _table_bytes(yard)
+    yard.agents = registering.make_agents(
+        plan.agents,
+        name=f"many-{token_hex(3)}",
+        endpoint=yard_endpoint(yard.rig.ports),
+        capabilities=lambda number: _capabilities(number, plan),
+        now_ms=await _now_ms(yard),
+    )
+    began = monotonic()
+    pepper = broker.settings["KEY_PEPPER"]
+    yard.keys = await registering.register_rows(yard.pool, yard.connection, yard.agents, pepper=pepper)
+    rows_s = monotonic() - began
+    known_s = await _until_known(yard) + rows_s
+    registered = await watching.redis_memory_at_rest(yard.redis)
+    await _hear_all(yard)
+    heard = await watching.redis_memory_at_rest(yard.redis)
+    resident = watching.resident_bytes(broker.roots)
+    each = (heard.data - redis_before.data) / plan.agents
+    rows: list[list[Cell]] = [
+        ["Redis: registered", (registered.data - redis_before.data) / plan.agents],
+        ["Redis: registered and heard of", each],
+        *(
+            [f"{role} (resident)", (resident[role] - resident_before.get(role, 0)) / plan.agents]
+            for role in ("gateway", "worker", "recorder", "keeper")
+        ),
+        ["PostgreSQL: row, key and indexes", (await _table_bytes(yard) - postgres_before) / plan.agents],
+    ]
+    yard.findings.tables.append(Table("Bytes for each idle agent", ["where", "bytes"], rows))
+    yard.findings.aims.append(
+        Aim("Redis bytes for an idle agent", f"<= {IDLE_BYTES_AIM}", f"{each:.0f}", each <= IDLE_BYTES_AIM)
+    )
+    yard.findings.notes.append(
+        f"{plan.agents:,} agents: rows and keys with the store's statements and word on the registry stream in "
+        f"{rows_s:.1f} s, known to the worker after {known_s:.1f} s; over HTTP one after the other "
+        f"{http_rate:,.0f}/s, so {plan.agents / http_rate:,.0f} s."
+    )
+    yard.tell(console, yard.findings.notes[-1])
+
+
+def yard_endpoint(ports: Sequence[int]) -> registering.EndpointOf:
+    """Return endpoints spread over the sink's ports."""
+    return lambda number: f"http://127.0.0.1:{ports[number % len(ports)]}{path_of(number)}"
+
+
+def _capabilities(number: int, plan: Plan) -> list[str]:
+    groups = [f"among-{spread}" for spread in plan.spreads if number < spread]
+    return [*groups, f"skill-{number % min(SKILLS, plan.spreads[0])}"]
+
+
+async def _until_known(yard: Yard) -> float:
+    """Wait until the worker knows everybody; return how long that was in seconds."""
+    began = monotonic()
+    last = yard.agents[-1].id
+    async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
+        low = first_id_at(await _now_ms(yard))
+        await publisher.publish(message({}, to=last))
+        await _until_recorded(yard, low, 1, attempted=True)
+    return monotonic() - began
+
+
+async def _hear_all(yard: Yard) -> None:
+    """Note a sign of life of everybody, and wait until the keeper has brought them into the record."""
+    link = Link(yard.broker.redis_url, name="bench")
+    ids = [agent.id for agent in yard.agents]
+    try:
+        presence = Presence(link, shards=SHARDS)
+        for start in range(0, len(ids), registering.ROWS):
+            await presence.note(dict.fromkeys(ids[start : start + registering.ROWS], await presence.now_ms()))
+    finally:
+        await link.close()
+    began = monotonic()
+    while await yard.database.fetchval("SELECT count(*) FROM agents WHERE heartbeat_at IS NOT NULL") < len(ids):
+        _be_patient(began, "heartbeats are not recorded")
+        await asyncio.sleep(0.2)
+
+
+async def _table_bytes(yard: Yard) -> int:
+    total = "SELECT pg_total_relation_size('agents') + pg_total_relation_size('agent_keys')"
+    found: int = await yard.database.fetchval(total)
+    return found
+
+
+# --- the rate, by how many agents it spreads over --------------------------------------------------------
+
+
+async def _measure_rates(yard: Yard, console: Console) -> None:
+    plan, rig = yard.plan, yard.rig
+    runs: dict[int, list[Run]] = {spread: [] for spread in plan.spreads}
+    ceilings: list[Run] = []
+    secrets = {path_of(number): agent.signing_secret for number, agent in enumerate(yard.agents)}
+    await rig.prepare(_fleet(yard, plan.spreads[0]), secrets)
+    await rig.run_product(max(200, plan.messages // 10))
+    await rig.run_ceiling(max(200, plan.messages // 10))
+    for _ in range(plan.repeat):
+        for spread in plan.spreads:
+            await rig.publish_to(_fleet(yard, spread))
+            runs[spread].append(await rig.run_product(plan.messages))
+            yard.tell(console, f"{spread} agents: {runs[spread][-1].per_second:,.0f}/s")
+        ceilings.append(await rig.run_ceiling(plan.messages))
+        yard.tell(console, f"ceiling: {ceilings[-1].per_second:,.0f}/s")
+    await rig.finish()
+    _report_rates(yard.findings, runs, ceilings)
+
+
+def _fleet(yard: Yard, spread: int) -> Fleet:
+    skills = min(SKILLS, yard.plan.spreads[0])
+    groups = [[f"among-{spread}", f"skill-{number}"] for number in range(min(skills, spread))]
+    return Fleet(agents=[agent.id for agent in yard.agents[:spread]], skills=groups)
+
+
+def _report_rates(findings: Findings, runs: dict[int, list[Run]], ceilings: list[Run]) -> None:
+    ceiling = median([one.per_second for one in ceilings])
+    rates = {spread: median([one.per_second for one in of]) for spread, of in runs.items()}
+    parts = sorted({part for of in runs.values() for part in of[0].cpu_us})
+    rows: list[list[Cell]] = []
+    for spread, of in runs.items():
+        cpu: list[Cell] = [round(median([one.cpu_us.get(part, 0.0) for one in of]), 1) for part in parts]
+        rows.append([spread, rates[spread], rates[spread] / ceiling, *cpu])
+        missing, duplicates = sum(one.missing for one in of), sum(one.duplicates for one in of)
+        if missing or duplicates:
+            findings.wrong.append(f"{spread} agents: {missing} missing, {duplicates} twice")
+    findings.tables.append(
+        Table(
+            "Flat out, by how many of the agents it spreads over",
+            ["agents", "messages/s", "of the ceiling", *(f"{part} us" for part in parts)],
+            rows,
+            f"Half named, half by capability; the ceiling of the same run: {ceiling:,.0f}/s.",
+        )
+    )
+    findings.curves.append(
+        Curve(
+            "rate",
+            "End to end, all agents registered",
+            "agents the traffic spreads over",
+            "messages/s",
+            {
+                "the broker": [(float(spread), rate) for spread, rate in rates.items()],
+                "the ceiling": [(float(spread), ceiling) for spread in rates],
+            },
+        )
+    )
+    ratio = max(rates.values()) / min(rates.values())
+    findings.aims.append(
+        Aim("rate over 10 to all agents", f"within {SPREAD_AIM}x", f"{ratio:.2f}x", ratio <= SPREAD_AIM)
+    )
+
+
+# --- heartbeats ------------------------------------------------------------------------------------------
+
+
+async def _measure_heartbeats(yard: Yard, console: Console) -> None:
+    """Let every agent beat once within a period, one way after the other; the idle broker is taken off."""
+    plan, url = yard.plan, yard.broker.redis_url
+    await _hear_all(yard)
+    idle = await _spent(yard, asyncio.sleep(plan.quiet_s, 0.0))
+    per_s = {part: seconds / plan.quiet_s for part, seconds in idle[1].items()}
+    rows: list[list[Cell]] = [["nobody beats", None, sum(per_s.values()), *_shares(per_s)]]
+    ids = [agent.id for agent in yard.agents]
+    ways = {
+        "HTTP, each with its own key": beating.over_http(yard.broker.api_url, yard.keys, seconds=plan.period_s),
+        "natively, a command each": beating.natively(url, ids, shards=SHARDS, seconds=plan.period_s),
+        "live connections (without the gateway)": beating.by_renewal(
+            url, ids, shards=SHARDS, seconds=plan.period_s
+        ),
+    }
+    cores: dict[str, float] = {}
+    for way, beats in ways.items():
+        late_s, spent = await _spent(yard, _with_echo(beats, plan.quiet_s))
+        seconds = plan.period_s + late_s + min(plan.quiet_s, 4.0)
+        added = {part: max(0.0, used - per_s.get(part, 0.0) * seconds) for part, used in spent.items()}
+        cores[way] = sum(added.values()) / plan.period_s
+        rows.append([way, late_s, cores[way], *_shares({p: s / plan.period_s for p, s in added.items()})])
+        yard.tell(console, f"heartbeats, {way}: {cores[way]:.3f} of a core")
+    yard.findings.tables.append(
+        Table(
+            f"Heartbeats of {plan.agents:,} agents, each every {plan.period_s:.0f} s: share of one core",
+            ["way", "last one late by s", "all", *_PARTS],
+            rows,
+            "Beyond what the broker uses with nobody beating (first row).",
+        )
+    )
+    for way, share in cores.items():
+        yard.findings.aims.append(
+            Aim(
+                f"heartbeats, {way}",
+                f"< {HEARTBEAT_CORE_AIM:.0%} of a core",
+                f"{share:.1%}",
+                share < HEARTBEAT_CORE_AIM,
+            )
+        )
+
+
+_PARTS: Final = ["gateway", "worker", "keeper", "valkey", "postgres"]
+
+
+def _shares(used: Cpu) -> list[Cell]:
+    return [round(used.get(part, 0.0), 4) for part in _PARTS]
+
+
+async def _with_echo(beats: Any, quiet_s: float) -> float:  # a coroutine of one of the ways
+    """Wait a little longer, so that what the keeper writes afterwards counts as well."""
+    late_s: float = await beats
+    await asyncio.sleep(min(quiet_s, 4.0))
+    return late_s
+
+
+async def _spent(yard: Yard, work: Any) -> tuple[float, Cpu]:  # any coroutine that returns a number
+    cpu = CpuMeter(yard.broker.roots)
+    cpu.start()
+    found: float = await work
+    return found, cpu.seconds()
+
+
+# --- agents with a message waiting -----------------------------------------------------------------------
+
+
+async def _measure_waiting(yard: Yard, console: Console) -> None:
+    """One message each, for agents that pull and are away, then for endpoints that refuse; the first come back."""
+    before = await watching.redis_memory_at_rest(yard.redis)
+    yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, lambda _: None)
+    low = first_id_at(await _now_ms(yard))
+    pulls = await _one_waiting_each(yard, before, attempted=False)
+    yard.tell(console, f"waiting, agents that pull: {pulls[0]:.0f} bytes beyond the payload")
+    began = monotonic()
+    yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, yard_endpoint(yard.rig.ports))
+    count = len(yard.agents)
+    await _until_recorded(yard, low, count, attempted=True)
+    drained_s = monotonic() - began
+    after = await watching.redis_memory_at_rest(yard.redis)
+    yard.tell(console, f"everybody back: {count / drained_s:,.0f}/s")
+    refused = f"http://127.0.0.1:{_closed_port()}/hook"
+    yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, lambda _: refused)
+    refusing = await _one_waiting_each(yard, after, attempted=True)
+    rows: list[list[Cell]] = [
+        ["agents that pull and are away", *pulls],
+        ["endpoints that refuse: attempted once, a retry waits", *refusing],
+    ]
+    yard.findings.tables.append(
+        Table(
+            "Redis bytes for each agent with one waiting message",
+            ["agents", "beyond the payload", "payload"],
+            rows,
+            f"When the first were given endpoints, {count:,} messages arrived at {count / drained_s:,.0f}/s; of what "
+            f"they had taken {1 - (after.data - before.data) / ((sum(pulls)) * count):.0%} was given back.",
+        )
+    )
+    for name, each in (("an agent that pulls", pulls[0]), ("an endpoint that refuses", refusing[0])):
+        yard.findings.aims.append(
+            Aim(
+                f"Redis bytes for one waiting message of {name}, beyond the payload",
+                f"<= {WAITING_BYTES_AIM}",
+                f"{each:.0f}",
+                each <= WAITING_BYTES_AIM,
+            )
+        )
+
+
+async def _one_waiting_each(
+    yard: Yard, before: watching.RedisMemory, *, attempted: bool
+) -> tuple[float, float]:
+    """Publish one message to every agent; return the bytes of Redis it takes beyond the payload, and those."""
+    low = first_id_at(await _now_ms(yard))
+    async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
+        for start in range(0, len(yard.agents), PUBLISH_MESSAGES_PER_ENTRY_MAX):
+            some = yard.agents[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]
+            await publisher.publish_many([message({"url": "https://example.com/honda"}, to=one.id) for one in some])
+    await _until_recorded(yard, low, len(yard.agents), attempted=attempted)
+    found = await (watching.redis_memory if attempted else watching.redis_memory_at_rest)(yard.redis)
+    payload = await _payload_bytes(yard)
+    return (found.data - before.data) / len(yard.agents) - payload, payload
+
+
+async def _payload_bytes(yard: Yard) -> float:
+    """Return the mean size of the messages that wait for some of the agents."""
+    sample = yard.agents[:: max(1, len(yard.agents) // SAMPLE)]
+    streams = [Keys(shard_of(one.id, SHARDS)).mailbox(one.id, Lane.NORMAL) for one in sample]
+    found = await yard.connection.send_many([("XRANGE", stream, "-", "+", "COUNT", 1) for stream in streams])
+    sizes = [len(entries[0][1][1]) for entries in found if entries]
+    if not sizes:
+        raise Stuck("nothing waits")
+    return sum(sizes) / len(sizes)
+
+
+def _closed_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# --- waiting ---------------------------------------------------------------------------------------------
+
+
+async def _until_recorded(yard: Yard, low: str, count: int, *, attempted: bool) -> None:
+    """Wait until so many messages since the id `low` are in PostgreSQL (with an attempt). Raises: Stuck."""
+    began, seen = monotonic(), 0
+    while True:
+        high = first_id_at(await _now_ms(yard) + 1_000)
+        found = await yard.commits.count(low, high)
+        reached = min(found.messages, found.attempted) if attempted else found.messages
+        if reached >= count:
+            return
+        if reached > seen:
+            began, seen = monotonic(), reached
+        _be_patient(began, f"{count} published, {reached} recorded")
+        await asyncio.sleep(0.3)
+
+
+async def _now_ms(yard: Yard) -> int:
+    seconds, microseconds = await yard.redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _be_patient(began: float, what: str) -> None:
+    if monotonic() - began > PATIENCE_S:
+        raise Stuck(what)
+
+
+if __name__ == "__main__":
+    run("many_agents", "Many agents", main, add_arguments)

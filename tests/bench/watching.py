@@ -1,0 +1,64 @@
+"""Memory: what Redis says that its data take, and what the processes of the broker have resident."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from broker.bench.processes import PROC, read_table, roles_below
+
+REST_S: Final = 0.5
+REST_LOOKS_MAX: Final = 40
+REST_BYTES: Final = 65_536
+"""Two looks that differ by less are the same: sessions and leases come and go."""
+# Memory Redis counts as used that is not data: buffers of clients and of the append-only file.
+_NOT_DATA: Final = ("mem_clients_normal", "mem_aof_buffer", "mem_replication_backlog", "mem_clients_slaves")
+
+
+class RedisMemory(Struct, frozen=True):
+    """Bytes. `data`: what is used without buffers. `resident`: as the system sees the process."""
+
+    data: int
+    resident: int
+
+
+async def redis_memory(redis: Any) -> RedisMemory:  # the driver does not type its replies
+    """Return the memory of a Redis now."""
+    memory = await redis.info("memory")
+    data = memory["used_memory"] - sum(int(memory.get(name, 0)) for name in _NOT_DATA)
+    return RedisMemory(data, memory["used_memory_rss"])
+
+
+async def redis_memory_at_rest(redis: Any) -> RedisMemory:  # as above
+    """Return the memory of a Redis once it no longer changes, or after twenty seconds."""
+    found = await redis_memory(redis)
+    for _ in range(REST_LOOKS_MAX):
+        await asyncio.sleep(REST_S)
+        before, found = found, await redis_memory(redis)
+        if abs(found.data - before.data) < REST_BYTES:
+            break
+    return found
+
+
+def resident_bytes(roots: Iterable[int]) -> dict[str, int]:
+    """Return the resident bytes of the largest process of each part of the broker.
+
+    The largest, not the sum: PostgreSQL's processes share most of what they have.
+    """
+    table = read_table()
+    largest: dict[str, int] = {}
+    for root in roots:
+        for pid, role in roles_below(table, root).items():
+            largest[role] = max(largest.get(role, 0), _resident(PROC / str(pid) / "status"))
+    return largest
+
+
+def _resident(status: Path) -> int:
+    with suppress(OSError):
+        for line in status.read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return 0
