@@ -25,7 +25,8 @@ from typing import Final, NoReturn
 import uvloop
 from rich.console import Console
 
-from bench.kit.report import Findings, Result, show, write
+from bench.kit.report import Findings as Findings
+from bench.kit.report import Result, show, write
 from broker.bench.commits import Stuck
 from broker.bench.control import ChildFailed
 from schema.errors import BrokerError
@@ -82,10 +83,18 @@ def _measured(name: str, title: str, main: Main, args: argparse.Namespace, conso
 
 
 async def _until_stopped(main: Coroutine[None, None, Findings]) -> Findings:
-    """Let SIGTERM and Ctrl-C end the program in order, also where a shell made it ignore Ctrl-C."""
+    """Let SIGTERM and Ctrl-C end the program in order, also where a shell made it ignore Ctrl-C.
+
+    Only the first counts: a second would cut off the ending of what was started, and leave it running.
+    """
     task = asyncio.ensure_future(main)
+
+    def stop() -> None:
+        if not task.cancelling():
+            task.cancel()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
     return await task
 
 

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from bench.kit.svg import line_chart
-from bench.kit.values import Cell, Curve, text_of
+from bench.kit.values import Cell as Cell
+from bench.kit.values import Curve as Curve
+from bench.kit.values import text_of
 
 
 class Table(Struct, kw_only=False):
@@ -77,7 +79,7 @@ def write(result: Result, out: Path) -> None:
 def show(result: Result, console: Console) -> None:
     """Print the result."""
     for table in tables_of(result):
-        console.print(_shown(table))
+        console.print(shown(table))
     for note in result.notes:
         console.print(note, style="dim", markup=False)
     for wrong in result.wrong:
@@ -120,18 +122,19 @@ def tables_of(result: Result) -> list[Table]:
     return [*([aims_table(result.aims)] if result.aims else []), *result.tables]
 
 
-def plot_name(result: Result, curve: Curve) -> str:
-    """Return the name of a plot's file."""
-    return f"{result.name}-{curve.name}.svg"
-
-
-def _shown(table: Table) -> Shown:
+def shown(table: Table) -> Shown:
+    """Return a table as rich prints it."""
     shown = Shown(title=table.title or None, caption=table.note or None)
     for number, heading in enumerate(table.columns):
         shown.add_column(heading, justify="right" if _is_numeric(table, number) else "left")
     for row in table.rows:
         shown.add_row(*(text_of(cell) for cell in row))
     return shown
+
+
+def plot_name(result: Result, curve: Curve) -> str:
+    """Return the name of a plot's file."""
+    return f"{result.name}-{curve.name}.svg"
 
 
 def _is_numeric(table: Table, column: int) -> bool:

@@ -30,7 +30,7 @@ def text_of(value: Cell) -> str:
             return f"{value:,}"
     if not math.isfinite(value):
         return str(value)
-    if value == 0 or abs(value) >= 100:
+    if value == 0 or abs(value) >= 99.95:
         return f"{value:,.0f}"
     decimals = 2 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(decimals, 6)}f}"
