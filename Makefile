@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test fuzz check format bench lock wheel clean
+.PHONY: setup run demo test fuzz check format bench bench-compare lock wheel clean
 
 setup: $(STAMP)
 
@@ -40,8 +40,17 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# All of tests/bench in turn, or some: make bench ONLY="end_to_end routing". QUICK=1 shows in seconds that they work.
+OUT ?= build/bench
 bench: setup
-	$(BIN)/agent-broker bench --fresh
+	PYTHONPATH=tests $(BIN)/python -m bench $(ONLY) $(if $(QUICK),--quick) --out $(OUT)
+
+# This state of the code beside an older one, in turns, as ratios: make bench-compare BASE=<commit>
+ROUNDS ?= 3
+MESSAGES ?= 20000
+bench-compare: setup
+	@test -n "$(BASE)" || { echo "which commit? make bench-compare BASE=<commit>"; exit 2; }
+	PYTHONPATH=tests $(BIN)/python -m bench.compare $(BASE) --rounds $(ROUNDS) --messages $(MESSAGES)
 
 # Pins every dependency with its hashes; the file names no registry.
 lock:

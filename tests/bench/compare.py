@@ -8,6 +8,7 @@ also after Ctrl-C. Exit codes: 0 compared, 1 a run failed or lost messages, 2 no
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -106,8 +107,9 @@ def worktree(commit: str, path: Path, *, repository: Path = ROOT) -> Iterator[Pa
             raise NoBase(f"cannot check {commit} out: {added.stderr.strip()}")
         yield path
     finally:
-        _git(repository, "worktree", "remove", "--force", str(path))
-        _git(repository, "worktree", "prune")
+        if _git(repository, "worktree", "remove", "--force", str(path)).returncode:
+            shutil.rmtree(path, ignore_errors=True)
+            _git(repository, "worktree", "prune")
 
 
 def describe(commit: str) -> str:
