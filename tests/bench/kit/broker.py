@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -42,7 +43,7 @@ async def fresh_broker(
 
     Raises: Unavailable.
     """
-    shared = {"KEY_PEPPER": secrets.token_hex(32), **env}
+    shared = {"KEY_PEPPER": secrets.token_hex(32), "PYTHONPATH": _python_path(), **env}
     async with AsyncExitStack() as stack:
         subject = await stack.enter_async_context(fresh({**shared, "MESSAGE_QUEUE_WORKERS": str(workers)}))
         broker = Broker(
@@ -132,6 +133,14 @@ class CpuMeter:
         for pid, label in self._labels.items():
             parts |= dict.fromkeys(roles_below(table, pid), label)
         return seconds_by_role(table, parts)
+
+
+def _python_path() -> str:
+    """Return this process's PYTHONPATH without the directory this package lies in: the tests have a `workers`
+    there, which the broker would find before its own."""
+    tests = Path(__file__).resolve().parents[2]
+    kept = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return os.pathsep.join(part for part in kept if Path(part).resolve() != tests)
 
 
 def _settings(broker: Broker) -> dict[str, str]:
