@@ -98,7 +98,9 @@ class Yard(Struct):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agents", type=int, default=100_000, help="agents to register (default 100000)")
-    parser.add_argument("--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)")
+    parser.add_argument(
+        "--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)"
+    )
     parser.add_argument("--repeat", type=int, default=2, help="flat-out runs of each kind (default 2)")
     parser.add_argument("--parts", default="rate,beat,wait", help="what to measure (default rate,beat,wait)")
 
@@ -221,7 +223,9 @@ async def _hear_all(yard: Yard) -> None:
     finally:
         await link.close()
     began = monotonic()
-    while await yard.database.fetchval("SELECT count(*) FROM agents WHERE heartbeat_at IS NOT NULL") < len(ids):
+    while await yard.database.fetchval("SELECT count(*) FROM agents WHERE heartbeat_at IS NOT NULL") < len(
+        ids
+    ):
         _be_patient(began, "heartbeats are not recorded")
         await asyncio.sleep(0.2)
 
@@ -309,7 +313,9 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
     rows: list[list[Cell]] = [["nobody beats", None, sum(per_s.values()), *_shares(per_s)]]
     ids = [agent.id for agent in yard.agents]
     ways = {
-        "HTTP, each with its own key": beating.over_http(yard.broker.api_url, yard.keys, seconds=plan.period_s),
+        "HTTP, each with its own key": beating.over_http(
+            yard.broker.api_url, yard.keys, seconds=plan.period_s
+        ),
         "natively, a command each": beating.natively(url, ids, shards=SHARDS, seconds=plan.period_s),
         "live connections (without the gateway)": beating.by_renewal(
             url, ids, shards=SHARDS, seconds=plan.period_s
@@ -374,7 +380,9 @@ async def _measure_waiting(yard: Yard, console: Console) -> None:
     pulls = await _one_waiting_each(yard, before, attempted=False)
     yard.tell(console, f"waiting, agents that pull: {pulls[0]:.0f} bytes beyond the payload")
     began = monotonic()
-    yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, yard_endpoint(yard.rig.ports))
+    yard.agents = await registering.move(
+        yard.pool, yard.connection, yard.agents, yard_endpoint(yard.rig.ports)
+    )
     count = len(yard.agents)
     await _until_recorded(yard, low, count, attempted=True)
     drained_s = monotonic() - began
@@ -415,7 +423,9 @@ async def _one_waiting_each(
     async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
         for start in range(0, len(yard.agents), PUBLISH_MESSAGES_PER_ENTRY_MAX):
             some = yard.agents[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]
-            await publisher.publish_many([message({"url": "https://example.com/honda"}, to=one.id) for one in some])
+            await publisher.publish_many(
+                [message({"url": "https://example.com/honda"}, to=one.id) for one in some]
+            )
     await _until_recorded(yard, low, len(yard.agents), attempted=attempted)
     found = await (watching.redis_memory if attempted else watching.redis_memory_at_rest)(yard.redis)
     payload = await _payload_bytes(yard)

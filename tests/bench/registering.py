@@ -59,7 +59,9 @@ def make_agents(
     ]
 
 
-async def register_rows(pool: Pool, connection: Connection, agents: Sequence[Agent], *, pepper: str) -> list[str]:
+async def register_rows(
+    pool: Pool, connection: Connection, agents: Sequence[Agent], *, pepper: str
+) -> list[str]:
     """Store agents with a key each, announce them, return the keys. Raises: BrokerError."""
     minted = [keys.mint(token_bytes(keys.KEY_ID_BYTES), token_bytes(keys.SECRET_BYTES)) for _ in agents]
     scopes = sorted(scope.value for scope in AGENT_SCOPES)
@@ -79,7 +81,9 @@ async def register_rows(pool: Pool, connection: Connection, agents: Sequence[Age
     return [key.text for key in minted]
 
 
-async def move(pool: Pool, connection: Connection, agents: Sequence[Agent], endpoint: EndpointOf) -> list[Agent]:
+async def move(
+    pool: Pool, connection: Connection, agents: Sequence[Agent], endpoint: EndpointOf
+) -> list[Agent]:
     """Give agents other endpoints (None: they pull from now on) and announce that; return them as they are."""
     moved = [structs.replace(agent, endpoint=endpoint(number)) for number, agent in enumerate(agents)]
     for start in range(0, len(moved), ROWS):
@@ -93,7 +97,10 @@ async def move(pool: Pool, connection: Connection, agents: Sequence[Agent], endp
 async def announce(connection: Connection, agent_ids: Iterable[str]) -> None:
     """Tell every directory that these agents changed."""
     await connection.send_many(
-        [("XADD", REGISTRY, "MAXLEN", "~", REGISTRY_ENTRIES_MAX, "*", "id", agent_id) for agent_id in agent_ids]
+        [
+            ("XADD", REGISTRY, "MAXLEN", "~", REGISTRY_ENTRIES_MAX, "*", "id", agent_id)
+            for agent_id in agent_ids
+        ]
     )
 
 

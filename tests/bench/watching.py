@@ -11,8 +11,8 @@ from msgspec import Struct
 from broker.bench.processes import PROC, read_table, roles_below
 
 REST_S: Final = 0.5
-REST_LOOKS_MAX: Final = 40
-REST_BYTES: Final = 65_536
+REST_LOOKS_MAX: Final = 12
+REST_BYTES: Final = 262_144
 """Two looks that differ by less are the same: sessions and leases come and go."""
 # Memory Redis counts as used that is not data: buffers of clients and of the append-only file.
 _NOT_DATA: Final = ("mem_clients_normal", "mem_aof_buffer", "mem_replication_backlog", "mem_clients_slaves")
@@ -33,7 +33,7 @@ async def redis_memory(redis: Any) -> RedisMemory:  # the driver does not type i
 
 
 async def redis_memory_at_rest(redis: Any) -> RedisMemory:  # as above
-    """Return the memory of a Redis once it no longer changes, or after twenty seconds."""
+    """Return the memory of a Redis once it no longer changes, or after six seconds."""
     found = await redis_memory(redis)
     for _ in range(REST_LOOKS_MAX):
         await asyncio.sleep(REST_S)
