@@ -33,8 +33,10 @@ class Axis(Struct, frozen=True):
 def linear(values: Sequence[float], start: float, stop: float) -> Axis:
     """Return an axis from 0 (or below, where values are) to the next round number over the greatest value."""
     least, most = min([0.0, *values]), max([0.0, *values])
-    step = _round_step((most - least or 1.0) / TICKS)
-    first, last = math.floor(least / step), max(math.ceil(most / step), 1)
+    if least == most:
+        most = 1.0
+    step = _round_step((most - least) / TICKS)
+    first, last = math.floor(least / step), math.ceil(most / step - 1e-9)
     ticks = tuple(number * step for number in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], start, stop, ticks, log=False)
 

@@ -136,8 +136,8 @@ class CpuMeter:
 
 
 def _python_path() -> str:
-    """Return this process's PYTHONPATH without the directory this package lies in: the tests have a `workers`
-    there, which the broker would find before its own."""
+    """Return this process's PYTHONPATH without the directory this package lies in: the tests have a
+    `workers` there, which the broker would find before its own."""
     tests = Path(__file__).resolve().parents[2]
     kept = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     return os.pathsep.join(part for part in kept if Path(part).resolve() != tests)
