@@ -127,6 +127,9 @@ MAILBOX_QUEUED_FULL: Final = 8
 MAILBOX_QUEUED_MIN: Final = 2
 ATTEMPTS_MAX: Final = 25
 RESPONSE_READ_BYTES_MAX: Final = 16 * 1024
+RESPONSE_HEADS_KNOWN_MAX: Final = 256
+RESPONSE_HEAD_KNOWN_BYTES_MAX: Final = 1_024
+"""Heads of responses that are remembered, and the longest among them: a quarter of a megabyte at most."""
 RESPONSE_KEPT_BYTES_MAX: Final = 4 * 1024
 RESPONSE_HEADER_BYTES_MAX: Final = 32 * 1024
 RESPONSE_WIRE_BYTES_MAX: Final = 256 * 1024
@@ -210,6 +213,10 @@ REPLAY_AGE_MS_MAX: Final = 29 * 24 * 3600 * 1000
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 """A key is remembered for this long; then it is free again."""
+
+# --- clusters --------------------------------------------------------------------------------------
+CLUSTER_REDIRECTS_MAX: Final = 5
+"""Redirections of one command: more than two mean that the nodes disagree, and its caller backs off."""
 
 # --- live sessions --------------------------------------------------------------------------------
 SESSIONS_MAX: Final = 10_000

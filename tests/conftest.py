@@ -21,6 +21,7 @@ import asyncpg
 import pytest
 import redis
 import uvloop
+from cluster import Cluster, client_of, close
 from hypothesis import HealthCheck, settings
 from whole_broker import SHORT, WholeBroker, free_port
 
@@ -37,7 +38,7 @@ from broker.servers.process import read_pid, runs_with
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.stdin.read()
 home = Path(sys.argv[1])
-for note in (*home.glob("*/valkey.pid"), *home.glob("*/data/postmaster.pid")):
+for note in (*home.glob("**/valkey.pid"), *home.glob("*/data/postmaster.pid")):
     pid = read_pid(note)
     if pid and runs_with(pid, str(home)):
         os.kill(pid, signal.SIGTERM)
@@ -50,9 +51,12 @@ SIGTERM ends Valkey, SIGQUIT PostgreSQL, whatever sessions it still has."""
 DEBIAN_REDIS = shutil.which("redis-server")
 DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
 
+ON_CLUSTER = os.environ.get("TEST_REDIS") == "cluster"
+"""`make test-cluster`: what runs on any Redis runs on a cluster of three nodes instead."""
+
 needs_debian_redis = pytest.mark.skipif(DEBIAN_REDIS is None, reason="no redis-server installed")
 needs_debian_postgres = pytest.mark.skipif(not DEBIAN_POSTGRES, reason="no PostgreSQL installed")
-REDIS_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_redis)]
+REDIS_KINDS = ["cluster"] if ON_CLUSTER else ["embedded", pytest.param("debian", marks=needs_debian_redis)]
 POSTGRES_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_postgres)]
 
 
@@ -87,7 +91,7 @@ def servers() -> Iterator[Callable[[str], str]]:
     home = Path(tempfile.mkdtemp(prefix="ab-test-", dir=_quick_place()))
     command = [sys.executable, "-P", "-c", GUARD, str(home)]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    started: dict[str, EmbeddedValkey | EmbeddedPostgres] = {}
+    started: dict[str, EmbeddedValkey | EmbeddedPostgres | Cluster] = {}
 
     def url_of(kind: str) -> str:
         if kind not in started:
@@ -115,8 +119,10 @@ def _quick_place() -> str | None:
     return place
 
 
-def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres:
+def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres | Cluster:
     match kind:
+        case "redis cluster":
+            return Cluster(home, maxmemory_bytes=MEMORY_BYTES)
         case "redis embedded":
             return EmbeddedValkey(home, maxmemory_bytes=MEMORY_BYTES)
         case "redis debian":
@@ -132,7 +138,7 @@ def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres:
 @pytest.fixture(scope="session")
 def valkey_url(servers: Callable[[str], str]) -> str:
     """The embedded Valkey."""
-    return servers("redis embedded")
+    return servers("redis cluster" if ON_CLUSTER else "redis embedded")
 
 
 @pytest.fixture(scope="session")
@@ -202,12 +208,11 @@ def _emptied(url: str) -> str:
 
 @contextmanager
 def _client(url: str) -> Iterator["redis.Redis"]:
-    client = redis.Redis.from_url(url)
+    client = client_of(url)
     try:
         yield client
     finally:
-        client.close()
-        client.connection_pool.disconnect()
+        close(client)
 
 
 _templates: set[str] = set()

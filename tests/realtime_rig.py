@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import redis
+from cluster import client_of, close
 from gateway_rig import OPERATOR_KEY
 from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
@@ -79,12 +80,11 @@ class Mailman:
 
 @contextmanager
 def mailing(url: str, shards: int) -> Iterator[Mailman]:
-    raw = redis.Redis.from_url(url)
+    raw = client_of(url)
     try:
         yield Mailman(raw, shards)
     finally:
-        raw.close()
-        raw.connection_pool.disconnect()
+        close(raw)
 
 
 class EventSource:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from cluster import async_client_of
 from msgspec import Raw
 from redis.asyncio import Redis
 
@@ -80,7 +81,10 @@ class Recorder:
 async def recording(redis_url: str, pool: Pool, *, shards: int = 2) -> AsyncIterator[Recorder]:
     """Record while the context is open."""
     await partitions.ensure_day(pool, from_ms(now_ms()).date())
-    async with Redis.from_url(redis_url) as redis, await open_connection(redis_url, name="recording") as link:
+    async with (
+        async_client_of(redis_url) as redis,
+        await open_connection(redis_url, name="recording") as link,
+    ):
         recorder = Recorder(redis, link, pool, shards)
         task = asyncio.create_task(recorder.run())
         try:

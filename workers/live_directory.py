@@ -13,6 +13,7 @@ from broker.core.directory import Directory
 from broker.store import agents
 from broker.store.pool import Pool
 from broker.streams.connection import open_connection
+from broker.streams.keys import REGISTRY
 from broker.streams.presence import Presence
 from broker.streams.registry import RegistryFollower
 from broker.telemetry import logs, metrics
@@ -65,7 +66,10 @@ class LiveDirectory:
 
     async def refresh(self) -> None:
         """Apply every change announced before this call. Raises: StoreUnavailable, StreamsUnavailable."""
-        async with self._refreshing, await open_connection(self._url, name="directory-refresh") as connection:
+        async with (
+            self._refreshing,
+            await open_connection(self._url, name="directory-refresh", key=REGISTRY) as connection,
+        ):
             follower = RegistryFollower(connection)
             follower.cursor = self._cursor
             if await follower.fell_behind():
@@ -81,7 +85,7 @@ class LiveDirectory:
             self._signs[agent_id] = now_ms
 
     async def _load(self) -> None:
-        async with await open_connection(self._url, name="directory-load") as connection:
+        async with await open_connection(self._url, name="directory-load", key=REGISTRY) as connection:
             follower = RegistryFollower(connection)
             await follower.start()
         found: set[str] = set()
@@ -103,7 +107,7 @@ class LiveDirectory:
     async def _follow(self) -> None:
         while True:
             try:
-                async with await open_connection(self._url, name="directory") as connection:
+                async with await open_connection(self._url, name="directory", key=REGISTRY) as connection:
                     follower = RegistryFollower(connection)
                     follower.cursor = self._cursor
                     if await follower.fell_behind():

@@ -14,6 +14,7 @@ from broker.settings import Settings
 from broker.store.pool import Pool, open_pool
 from broker.streams.clock import ServerClock
 from broker.streams.connection import open_connection
+from broker.streams.keys import Keys
 from broker.streams.ledger import LedgerReader
 from broker.streams.link import Link
 from broker.streams.notifications import publish_recorded
@@ -82,7 +83,7 @@ class Recorder:
         while not recorder.is_stopping:
             try:
                 async with await open_connection(
-                    self._redis_url, name=f"{self._name}-{lease.shard}"
+                    self._redis_url, name=f"{self._name}-{lease.shard}", key=Keys(lease.shard).ledger
                 ) as connection:
                     ledger = LedgerReader(connection, shards=self._shards)
                     backoff_s = BACKOFF_S

@@ -6,6 +6,7 @@ shard is thrown away and begun anew from what Redis holds.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Coroutine
 from typing import Final
@@ -135,7 +136,7 @@ class Shard:
 
     async def _connect(self, purpose: str) -> Connection:
         name = f"worker-{purpose}-{self._keys.shard}"
-        return await open_connection(self._house.redis_url, name=name)
+        return await open_connection(self._house.redis_url, name=name, key=self._keys.active)
 
     async def _open(self, lease: Lease) -> None:
         if lease.trade == "deliver":
@@ -170,7 +171,7 @@ class Shard:
             connection,
             self._keys,
             lease,
-            placer=Placer(directory, loads, shard=self._keys.shard, shards=shards),
+            placer=Placer(directory, loads, shard=self._keys.shard, shards=shards, chance=random.random),
             refresh=house.directory.refresh,
             publisher=house.publisher,
             clock=house.clock,

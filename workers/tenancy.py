@@ -81,8 +81,9 @@ class Tenancy:
         try:
             leases, held = self._leases, self._leases.held
             connection = await self._link.get()
-            await self._clock.measure(connection)
+            # First, because of a cluster another node may be away, and that must cost no lease.
             await self._end(await leases.renew(connection))
+            await self._clock.measure(connection)
             if take:
                 due = await leases.due(connection, now_ms=self._clock.now_ms())
                 staying = [lease for shard, lease in held.items() if shard not in self._stops]

@@ -107,7 +107,8 @@ class NativeInbox:
         """
         while not self._is_closed:
             try:
-                async with await open_connection(self._url, name="native-inbox") as reader:
+                key = self._streams[Lane.NORMAL]
+                async with await open_connection(self._url, name="native-inbox", key=key) as reader:
                     self._reader = reader
                     async for message in self._read(reader):
                         yield message

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 REDIS_VERSION_MIN: Final = (7, 0)
 POSTGRES_VERSION_MIN: Final = 15
@@ -40,12 +41,12 @@ class Finding(Struct, frozen=True):
 class RedisFacts(Struct, kw_only=True, frozen=True):
     """What a Redis or Valkey says of itself. `appendfsync` is None where it does not let us ask.
 
-    `clock_ahead_ms`: its clock against this host's.
+    `clock_ahead_ms`: its clock against this host's. `node`: which one of a cluster it is.
     """
 
+    node: str = ""
     version: tuple[int, ...]
     role: str
-    is_cluster: bool
     appends: bool
     appendfsync: str | None
     last_append_ok: bool
@@ -54,6 +55,16 @@ class RedisFacts(Struct, kw_only=True, frozen=True):
     used_bytes: int
     clock_ahead_ms: int
     shards: int | None
+
+
+class ClusterFacts(Struct, kw_only=True, frozen=True):
+    """How the nodes of a cluster share the work: shards by node, the moves (`slot 5649 from a:1 to b:2`) that
+    would make it even, shards nobody serves, nodes that do not answer."""
+
+    shards_by_node: dict[str, int]
+    moves: tuple[str, ...]
+    unserved: tuple[int, ...]
+    away: tuple[str, ...]
 
 
 class PostgresFacts(Struct, kw_only=True, frozen=True):
@@ -92,7 +103,41 @@ def judge_redis(facts: RedisFacts, *, durability: Durability, shards: int) -> li
                 f"set SHARDS={facts.shards}: messages would be looked for in the wrong place",
             )
         )
+    if facts.node:
+        found = [replace(one, message=f"node {facts.node}: {one.message}") for one in found]
     return worst_first(found)
+
+
+def judge_cluster(facts: ClusterFacts) -> list[Finding]:
+    """Return what is wrong with how a cluster serves the deployment. Nothing of it keeps a process from
+    starting: what a missing node serves stands still, and the rest goes on."""
+    found = [
+        _warning(
+            "redis.node_away",
+            f"node {node} does not answer: its shards stand still",
+            "start it again, or let a replica take its place",
+        )
+        for node in facts.away
+    ]
+    if facts.unserved:
+        shards = ", ".join(map(str, facts.unserved))
+        found.append(
+            _warning(
+                "redis.shards_unserved",
+                f"no node serves the slots of these shards: {shards}",
+                "assign every slot (valkey-cli --cluster fix)",
+            )
+        )
+    if facts.moves:
+        shares = ", ".join(f"{node} {count}" for node, count in facts.shards_by_node.items())
+        found.append(
+            _warning(
+                "redis.uneven_nodes",
+                f"the nodes serve unequal numbers of shards: {shares}",
+                f"move {'; '.join(facts.moves)} (CLUSTER MIGRATESLOTS, or valkey-cli --cluster reshard)",
+            )
+        )
+    return found
 
 
 def judge_postgres(facts: PostgresFacts) -> list[Finding]:
@@ -127,14 +172,6 @@ def _redis_kind(facts: RedisFacts) -> list[Finding]:
         found.append(_fatal("redis.too_old", f"Redis {version}", "use Redis 7.0 or Valkey 8, or newer"))
     if facts.role != "master":
         found.append(_fatal("redis.replica", "this Redis is a replica", "point REDIS_URL at the primary"))
-    if facts.is_cluster:
-        found.append(
-            _fatal(
-                "redis.cluster",
-                "this Redis is a node of a cluster",
-                "use a single primary: the hot path's connection does not follow redirections",
-            )
-        )
     return found
 
 

@@ -7,7 +7,7 @@ the same, and processes wait for it.
 import asyncio
 from typing import Final
 
-from broker.core.diagnosis import Finding, Severity, judge_postgres, judge_redis, worst_first
+from broker.core.diagnosis import Finding, Severity, judge_cluster, judge_postgres, judge_redis, worst_first
 from broker.doctor.settings import judge_settings
 from broker.settings import Settings
 from broker.store.facts import postgres_facts
@@ -27,8 +27,11 @@ async def examine(settings: Settings) -> list[Finding]:
 
 async def examine_redis(connection: Connection, settings: Settings) -> list[Finding]:
     """Return what is wrong with the Redis behind a connection. Raises: BrokerError of the connection."""
-    facts = await redis_facts(connection)
-    return judge_redis(facts, durability=settings.durability, shards=settings.shards)
+    servers, cluster = await redis_facts(connection, shards=settings.shards)
+    found = [] if cluster is None else judge_cluster(cluster)
+    for facts in servers:
+        found += judge_redis(facts, durability=settings.durability, shards=settings.shards)
+    return worst_first(found)
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -16,6 +16,7 @@ from typing import Final
 from broker.store import agents as stored_agents
 from broker.store.pool import Pool
 from broker.streams.connection import open_connection
+from broker.streams.keys import REGISTRY
 from broker.streams.registry import RegistryFollower
 from broker.telemetry import logs
 from schema.agent import Agent
@@ -47,8 +48,7 @@ class KnownAgents:
 
     async def record(self, reference: str) -> Agent | None:
         """Return the agent, at most 30 s old; None when there is none. Raises: StoreUnavailable."""
-        lowered = reference.lower()
-        key = lowered if is_id(lowered) else reference
+        key = _key(reference)
         known = self._remembered(key)
         if known is not None:
             return known
@@ -59,6 +59,10 @@ class KnownAgents:
         if agent is not None and changes == self._changes:
             self._remember(agent)
         return agent
+
+    def remembered(self, reference: str) -> Agent | None:
+        """Return the agent where `record` would not have to ask Postgres; None says nothing."""
+        return self._remembered(_key(reference))
 
     def forget(self, agent_id: str) -> None:
         """Read this agent anew the next time it is asked for."""
@@ -118,7 +122,7 @@ class KnownAgents:
             await asyncio.sleep(RECONNECT_S)
 
     async def _follow(self) -> None:
-        async with await open_connection(self._url, name="known-agents") as connection:
+        async with await open_connection(self._url, name="known-agents", key=REGISTRY) as connection:
             follower = RegistryFollower(connection)
             follower.cursor = self._cursor or "0-0"
             if self._cursor is None or await follower.fell_behind():
@@ -158,3 +162,9 @@ class KnownAgents:
             self._forget_all()
         self._cached[agent.id] = (agent, time.monotonic())
         self._ids[agent.name] = agent.id
+
+
+def _key(reference: str) -> str:
+    """Return what a reference is remembered under: an id in its canonical form, a name as it is."""
+    lowered = reference.lower()
+    return lowered if is_id(lowered) else reference

@@ -8,6 +8,7 @@ a full server refuses writes.
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
@@ -73,7 +74,7 @@ class EmbeddedValkey:
     """A server process over `data_dir`, which it must have to itself.
 
     `port`: the one to try first when the directory has none yet; 0 takes any free one. The port is kept, so
-    that URLs stay good over restarts.
+    that URLs stay good over restarts. `lines`: further lines of its configuration.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class EmbeddedValkey:
         maxmemory_bytes: int | None = None,
         binary: Path | None = None,
         port: int = 0,
+        lines: Sequence[str] = (),
     ) -> None:
         self._home = data_dir.absolute()
         self._durability = durability
         self._maxmemory_bytes = maxmemory_bytes or default_memory_bytes()
         self._binary = binary
         self._wanted_port = port
+        self._lines = lines
         self._config = self._home / "valkey.conf"
         self._pid_file = self._home / "valkey.pid"
         self._sockets = SocketDirectory(self._home)
@@ -165,7 +168,7 @@ class EmbeddedValkey:
         return self._process.wait_ready(self._answers, timeout_s=READY_S)
 
     def _config_text(self) -> str:
-        return _CONFIG.format(
+        text = _CONFIG.format(
             port=self._port,
             socket=_quoted(self._socket),
             password=self._password,
@@ -174,6 +177,7 @@ class EmbeddedValkey:
             durability=self._durability,
             maxmemory_bytes=self._maxmemory_bytes,
         )
+        return text + "".join(f"{line}\n" for line in self._lines)
 
     def _answers(self) -> bool:
         """Ask for a PONG; while the append-only file is being replayed the answer is LOADING."""

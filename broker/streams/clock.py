@@ -1,8 +1,17 @@
-"""The server's clock: times that processes on several hosts compare come from Redis, not from the host."""
+"""The server's clock: times that processes on several hosts compare come from Redis, not from the host.
 
+Of a cluster everybody asks the same node, as long as there is no key in the question (see `cluster`).
+"""
+
+import asyncio
 import time
+from typing import Final
 
 from broker.streams.connection import Connection
+from schema.errors import StreamsUnavailable
+
+ANSWER_S: Final = 1.0
+"""An answer that took longer would be worth nothing."""
 
 
 class ServerClock:
@@ -14,7 +23,11 @@ class ServerClock:
     async def measure(self, connection: Connection) -> None:
         """Measure the offset. Raises: StreamsUnavailable."""
         before = time.time()
-        seconds, micros = await connection.send("TIME")
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                seconds, micros = await connection.send("TIME")
+        except TimeoutError:
+            raise StreamsUnavailable("no answer in time about the time") from None
         middle_ms = int((before + time.time()) * 500)
         self._offset_ms = int(seconds) * 1000 + int(micros) // 1000 - middle_ms
 

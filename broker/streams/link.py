@@ -1,7 +1,8 @@
 """A connection that is opened on first use and opened again after it failed.
 
 For users whose commands may be repeated or whose failure is the caller's to handle (publisher, presence,
-gateway). A shard's owner does not use it: for it a lost connection means its memory may no longer match
+gateway), and for those who work on many shards: of a cluster it leads to all nodes. A shard's owner does not
+use it: for it a lost connection means its memory may no longer match
 Redis, so it starts the shard over.
 """
 

@@ -136,7 +136,8 @@ class Mailboxes:
     async def find_beyond(self, cursors: Sequence[tuple[str, Cursors]]) -> set[str]:
         """Return those of the agents for whom something lies beyond their cursors, cheaply.
 
-        Raises: StreamsUnavailable.
+        Of a cluster, what lies on a node that is away is not found. Raises: StreamsUnavailable where nothing
+        answers.
         """
         by_shard: dict[int, list[tuple[str, str]]] = {}
         for agent_id, after in cursors:
@@ -144,14 +145,17 @@ class Mailboxes:
             keys = self._keys[shard]
             by_shard.setdefault(shard, []).extend((keys.mailbox(agent_id, one), after[one]) for one in LANES)
         connection = await self._link.get()
-        found: set[str] = set()
+        looks: list[tuple[str | int, ...]] = []
         for places in by_shard.values():
             for start in range(0, len(places), BEYOND_MAX):
                 batch = places[start : start + BEYOND_MAX]
                 streams = [key for key, _ in batch] + [cursor for _, cursor in batch]
-                reply: Reply = await connection.send("XREAD", "COUNT", 1, "STREAMS", *streams)
-                found.update(mailbox_owner(key.decode())[0] for key, _ in reply or ())
-        return found
+                looks.append(("XREAD", "COUNT", 1, "STREAMS", *streams))
+        replies: list[Reply] = await connection.send_each(looks)
+        answered = [reply for reply in replies if not isinstance(reply, BaseException)]
+        if replies and not answered:
+            raise replies[0]
+        return {mailbox_owner(key.decode())[0] for reply in answered for key, _ in reply or ()}
 
     async def present(self, agent_id: str, entries: Sequence[tuple[Lane, str]]) -> list[bool]:
         """Tell for each entry whether it is still in its mailbox. Raises: StreamsUnavailable."""

@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from broker.streams.cluster import node_urls
 from broker.streams.connection import Argument, Connection
 from broker.streams.keys import NOTIFY_ALL, RECORDED, notify
 from broker.telemetry import logs
@@ -84,19 +85,23 @@ class Notices:
         self._handlers.setdefault(channel, []).append(handler)
 
     async def run(self) -> None:
-        """Listen, and listen again after the connection failed, until cancelled."""
+        """Listen, and listen again after the connection failed, until cancelled.
+
+        Of a cluster any node will do, because each hears what is said at every other.
+        """
         task = asyncio.current_task()
+        tries = 0
         # redis-py may swallow a cancellation that meets it connecting; it is still counted on the task.
         while task is not None and not task.cancelling():
+            urls = node_urls(self._url)
             with suppress(RedisError, OSError):
-                await self._listen()
+                await self._listen(urls[tries % len(urls)])
             self.listening.clear()
+            tries += 1
             await asyncio.sleep(RECONNECT_S)
 
-    async def _listen(self) -> None:
-        redis = Redis.from_url(
-            self._url, retry=Retry(NoBackoff(), 0), socket_timeout=7, health_check_interval=3
-        )
+    async def _listen(self, url: str) -> None:
+        redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=7, health_check_interval=3)
         async with redis, redis.pubsub() as pubsub:
             await self._hear(pubsub)
 

@@ -35,14 +35,21 @@ class Presence:
         )
 
     async def changed_since(self, since_ms: int) -> dict[str, int]:
-        """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms."""
+        """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms.
+
+        Shards whose node of a cluster is away are passed over: nobody can be heard there meanwhile. Raises:
+        StreamsUnavailable where none answered.
+        """
         connection = await self._link.get()
-        replies = await connection.send_many(
+        replies = await connection.send_each(
             [("ZRANGEBYSCORE", key, since_ms, "+inf", "WITHSCORES") for key in self._keys]
         )
+        answered = [reply for reply in replies if not isinstance(reply, BaseException)]
+        if not answered:
+            raise replies[0]
         return {
             agent.decode(): int(float(score))
-            for reply in replies
+            for reply in answered
             for agent, score in zip(reply[::2], reply[1::2], strict=True)
         }
 

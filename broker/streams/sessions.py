@@ -4,6 +4,7 @@ A session that lost its lease hears so on the channel SESSIONS, or at its next r
 heartbeat of the agents, too: one command per shard for all sessions of a gateway.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
@@ -49,7 +50,8 @@ class Sessions:
             by_shard[shard_of(agent_id, self._shards)].append(agent_id)
         connection = await self._link.get()
         held: dict[str, bool] = {}
-        for shard, agents in by_shard.items():
+
+        async def attend(shard: int, agents: list[str]) -> None:
             keys = self._keys[shard]
             for start in range(0, len(agents), BATCH_MAX):
                 batch = agents[start : start + BATCH_MAX]
@@ -59,4 +61,12 @@ class Sessions:
                     arguments += (agent_id, sessions[agent_id])
                 reply = await connection.evaluate(ATTEND, (keys.presence, *leases), *arguments)
                 held.update(zip(batch, map(bool, reply), strict=True))
+
+        # All are asked, whatever becomes of one: of a cluster, another node may be away.
+        outcomes = await asyncio.gather(
+            *(attend(shard, agents) for shard, agents in by_shard.items()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
         return held

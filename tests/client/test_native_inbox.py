@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from cluster import client_of, close
 from msgspec import Raw
 
 from broker.client import native
@@ -25,11 +26,10 @@ KEYS = Keys(shard_of(AGENT, SHARDS))
 
 @pytest.fixture
 def raw(streams_url: str) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(streams_url)
+    client = client_of(streams_url)
     client.hset(DEPLOYMENT, "shards", SHARDS)
     yield client
-    client.close()
-    client.connection_pool.disconnect()
+    close(client)
 
 
 def put(raw: redis.Redis, *, priority: int = 5) -> str:

@@ -16,7 +16,6 @@ from broker.core.diagnosis import (
 GOOD_REDIS = RedisFacts(
     version=(7, 0, 15),
     role="master",
-    is_cluster=False,
     appends=True,
     appendfsync="always",
     last_append_ok=True,
@@ -51,7 +50,6 @@ def redis_findings(durability: str = "always", **changed: object) -> list[Findin
     [
         ({"version": (6, 2, 14)}, "redis.too_old", "fatal"),
         ({"role": "slave"}, "redis.replica", "fatal"),
-        ({"is_cluster": True}, "redis.cluster", "fatal"),
         ({"appends": False}, "redis.no_append_only_file", "fatal"),
         ({"appendfsync": "everysec"}, "redis.weak_appendfsync", "fatal"),
         ({"appendfsync": "no"}, "redis.weak_appendfsync", "fatal"),

@@ -8,9 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+from cluster import async_client_of
 from outside_ledger import ENDED, OutsideLedger
 from receivers import Gate, Received, Receivers, Script, ok
-from redis.asyncio import Redis
 from whole_broker import PATIENCE_S
 
 from broker.client.http import AgentClient
@@ -58,14 +58,14 @@ class Scene:
     async def open(self) -> None:
         place, enter = self.place, self._stack.enter_async_context
         self.client = await enter(AgentClient(place.api_url, place.api_key, timeout_s=30))
-        self.redis = await enter(Redis.from_url(place.redis_url))
+        self.redis = await enter(async_client_of(place.redis_url))
         await enter(self.receivers)
 
     async def move(self, place: Place) -> None:
         """Follow the broker to where it is now."""
         self.place = place
         await self.redis.aclose()
-        self.redis = await self._stack.enter_async_context(Redis.from_url(place.redis_url))
+        self.redis = await self._stack.enter_async_context(async_client_of(place.redis_url))
         self._publisher = None
 
     def named(self, word: str) -> str:

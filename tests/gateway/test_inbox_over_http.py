@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+from cluster import async_client_of
 from gateway_rig import Register, calling
 from ledger_events import envelope, settled
 from recording import Recorder
-from redis.asyncio import Redis
 
 from broker.gateway.coordination.arrivals import Arrivals
 from broker.gateway.serve import Running
@@ -266,7 +266,7 @@ async def test_a_word_of_record_wakes_at_once_and_a_lost_one_costs_a_moment(
     # The bound on looks by themselves is far beyond the patience of this test: only words wake it.
     poll = asyncio.create_task(arrivals.look(to, look, found=bool, wait_ms=600_000))
     await waiting(gateway, 1)
-    async with Redis.from_url(streams_url) as redis:
+    async with async_client_of(streams_url) as redis:
         for word in (b"junk", encode([new_id()]), encode([to])):
             await redis.publish(RECORDED, word)
         found.set()
@@ -334,7 +334,7 @@ async def test_a_message_marked_as_read_is_delivered_and_leaves_the_mailbox(
     to = await register("to")
     message = envelope(to_agent_id=to["id"])
     mailbox = Keys(shard_of(to["id"], 2)).mailbox(to["id"], lane_of(message.priority))
-    async with Redis.from_url(streams_url) as redis:
+    async with async_client_of(streams_url) as redis:
         entry = (await redis.xadd(mailbox, {"m": encode(message)})).decode()
         await recorder.write([pending(message, mailbox_entry=entry)])
         async with calling(gateway, to["api_key"]) as own:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import pytest
-from redis.asyncio import Redis
+from cluster import async_client_of
 
 from broker.gateway import known_agents
 from broker.gateway.known_agents import KnownAgents
@@ -115,7 +115,7 @@ async def test_without_word_of_changes_a_name_is_believed_for_a_second(pool: Poo
 
 async def cut_off(streams_url: str, known: KnownAgents) -> None:
     """Let the follower lose its connection, and wait until it has noticed."""
-    async with Redis.from_url(streams_url) as redis:
+    async with async_client_of(streams_url) as redis:
         for client in await redis.client_list():
             if client["name"] == "known-agents":
                 await redis.client_kill_filter(_id=client["id"])
@@ -154,7 +154,7 @@ async def test_who_fell_behind_forgets_everything(
     assert await known.find("old") == agent.id
     await cut_off(streams_url, known)
     await renamed(pool, agent, "new")
-    async with Redis.from_url(streams_url) as redis:
+    async with async_client_of(streams_url) as redis:
         await redis.delete(REGISTRY)  # the announcement is gone with what the cap drops
     await registry.announce(new_id())
     async with asyncio.timeout(10):

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from cluster import async_client_of
 from gateway_rig import Register, calling
 from hypothesis import given
 from hypothesis import strategies as st
 from recording import Recorder
-from redis.asyncio import Redis
 
 from broker.gateway.reading import BodyReader, Faults
 from broker.gateway.sending import Origin, check_message, envelope_of
@@ -24,7 +24,7 @@ from schema.times import from_ms
 
 
 async def ingress(url: str, agent_id: str, lane: Lane) -> list[dict[bytes, bytes]]:
-    async with Redis.from_url(url) as redis:
+    async with async_client_of(url) as redis:
         return [f for _, f in await redis.xrange(Keys(shard_of(agent_id, 2)).ingress[lane])]
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from cluster import client_of, close
 
 from broker.streams.connection import Connection, open_connection
 from broker.streams.keys import Keys
@@ -14,10 +15,9 @@ OWNER = "7:tester"
 @pytest.fixture
 def raw(any_streams_url: str) -> Iterator[redis.Redis]:
     """A client of another make, to look at what is there and to set the stage."""
-    client = redis.Redis.from_url(any_streams_url)
+    client = client_of(any_streams_url)
     yield client
-    client.close()
-    client.connection_pool.disconnect()
+    close(client)
 
 
 @pytest.fixture

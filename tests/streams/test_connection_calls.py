@@ -13,7 +13,7 @@ from streams_rig import proxied, until
 
 from broker.servers.process import ServerFailed
 from broker.servers.valkey import EmbeddedValkey
-from broker.streams import connection as connection_module
+from broker.streams import node as connection_module
 from broker.streams.connection import Connection, open_connection
 from broker.streams.scripts import LEASE, SETTLE
 from schema.errors import BrokerError, Fenced, StreamsUnavailable

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cluster import async_client_of
 from ledger_events import AGENTS, envelope, now_ms, settled
 from msgspec import Raw
 from msgspec.json import decode
@@ -80,7 +81,7 @@ async def counted(count: Count, value: int) -> None:
 
 @asynccontextmanager
 async def bench_on(streams_url: str, database_url: str, rules: RecordRules = RULES) -> AsyncIterator[Bench]:
-    redis = Redis.from_url(streams_url)
+    redis = async_client_of(streams_url)
     pool = await open_pool(database_url, application_name="tests")
     recorder = Recorder(streams_url, pool, rules, name="tests", shards=SHARDS, clock=ServerClock())
     bench = Bench(redis, pool, recorder)

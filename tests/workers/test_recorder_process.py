@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from cluster import async_client_of
 from ledger_events import envelope, settled
 from redis.asyncio import Redis
 
@@ -23,7 +24,7 @@ Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
 
 @pytest.fixture
 async def redis(streams_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(streams_url)
+    client = async_client_of(streams_url)
     yield client
     await client.aclose()
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import redis
+from cluster import client_of, close
 from worker_rig import message, until
 
 from broker.core.breaker import Breaker
@@ -49,11 +50,10 @@ async def desk(url: str):
 
 @pytest.fixture
 def raw(any_streams_url):
-    client = redis.Redis.from_url(any_streams_url)
+    client = client_of(any_streams_url)
     client.set(KEYS.owner("deliver"), OWNER)
     yield client
-    client.close()
-    client.connection_pool.disconnect()
+    close(client)
 
 
 def items(raw: redis.Redis, count: int, **more) -> list[Item]:

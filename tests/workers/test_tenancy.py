@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import redis
+from cluster import client_of, close
 
 from broker.streams.clock import ServerClock
 from broker.streams.keys import Keys
@@ -77,10 +77,9 @@ async def until(true) -> None:
 
 @pytest.fixture
 def raw(any_streams_url):
-    client = redis.Redis.from_url(any_streams_url)
+    client = client_of(any_streams_url)
     yield client
-    client.close()
-    client.connection_pool.disconnect()
+    close(client)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4, 7])

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from cluster import client_of, close
 from msgspec import Raw
 from receiver import Receiver, receiving
 
@@ -73,7 +74,7 @@ class World:
         self._sites: list[Site] = []
 
     async def __aenter__(self) -> "World":
-        self.raw = redis.Redis.from_url(self.url)
+        self.raw = client_of(self.url)
         self.publisher = Publisher(self.url, shards=self.shards)
         await (
             self.publisher._link.get()
@@ -85,8 +86,7 @@ class World:
             await site.kill()
         await self._stack.aclose()
         await self.publisher.close()
-        self.raw.close()
-        self.raw.connection_pool.disconnect()
+        close(self.raw)
 
     # --- stage ----------------------------------------------------------------------------------------
 

@@ -99,7 +99,9 @@ class KeptShard:
         """Do the jobs. Raises: BrokerErrors of Redis, alone or in a group."""
         house, shard = self._house, self._lease.shard
         async with (
-            await open_connection(house.redis_url, name=f"{house.name}-{shard}") as connection,
+            await open_connection(
+                house.redis_url, name=f"{house.name}-{shard}", key=Keys(shard).active
+            ) as connection,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(self._schedule.run(connection))
@@ -109,12 +111,18 @@ class KeptShard:
             if shard == DEPLOYMENT_SHARD:
                 days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(days.run())
-                departures = Departures(house.pool, shards=house.shards, now_ms=house.now_ms)
-                group.create_task(departures.run(connection))
+                group.create_task(self._see_off())
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
                 group.create_task(self._keep_orders())
+
+    async def _see_off(self) -> None:
+        """Look after agents that leave, whatever their shards, until cancelled."""
+        house = self._house
+        departures = Departures(house.pool, shards=house.shards, now_ms=house.now_ms)
+        async with await open_connection(house.redis_url, name=f"{house.name}-departures") as connection:
+            await departures.run(connection)
 
     async def _keep_orders(self) -> None:
         """Empty the outbox and look after work orders, which fill it, until cancelled."""

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from cluster import async_client_of
 from keeper_rig import StartKeeper, agent_ids, hear, server_ms, until
-from redis.asyncio import Redis
 
 from broker.store.pool import Pool
 from broker.streams.connection import Connection, open_connection
@@ -36,7 +36,7 @@ class Listener:
     """What is said on the channel."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(url)
+        self._redis = async_client_of(url)
         self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
 
     async def start(self) -> None:
