@@ -20,12 +20,17 @@ class Fleet(Struct, kw_only=True):
 
 
 def compose(number: int, sent_ns: int, fleet: Fleet) -> Envelope:
-    """Return message `number`: even ones go to the next agent, odd ones to whoever has the next skill."""
+    """Return message `number`: even ones go to the next agent, odd ones to whoever has the next skill.
+
+    Without skills all of them go to agents.
+    """
     half = number >> 1
     envelope = Envelope(
         id=new_id(), message_type=MESSAGE_TYPE, created_at=datetime.now(UTC), content=_content(sent_ns)
     )
-    if number & 1:
+    if not fleet.skills:
+        envelope.to_agent_id = fleet.agents[number % len(fleet.agents)]
+    elif number & 1:
         envelope.requirements = fleet.skills[half % len(fleet.skills)]
     else:
         envelope.to_agent_id = fleet.agents[half % len(fleet.agents)]

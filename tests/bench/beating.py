@@ -1,5 +1,5 @@
-"""Heartbeats at a steady rate, by the ways they arrive: each agent over HTTP with its own key, each agent by a
-command of its own, or the gateways' renewals for agents that hold a live connection.
+"""Heartbeats at a steady rate, by the ways they arrive: over HTTP, each agent with its own key; natively, a
+command of each agent; or the renewals of gateways, for agents that hold a live connection.
 
 A driver, not a part of the broker: its CPU is not counted. Nothing waits for an answer but its connection, so
 a broker that is slower than the rate shows in how late the last answer came.
@@ -101,8 +101,8 @@ async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> float:
     parts, loop = urlsplit(url), asyncio.get_running_loop()
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     beaters = [(await loop.create_connection(Beater, host, port))[1] for _ in range(CONNECTIONS)]
-    head = f"POST /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nAuthorization: Bearer "
-    requests = [f"{head}{key}\r\n\r\n".encode() for key in keys]
+    head = f"POST /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n"
+    requests = [f"{head}Authorization: Bearer {key}\r\n\r\n".encode() for key in keys]
 
     async def send(number: int, connection: int) -> None:
         status = await beaters[connection].ask(requests[number])

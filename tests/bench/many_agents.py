@@ -14,16 +14,16 @@ from time import monotonic
 from typing import Any, Final
 
 import asyncpg
+from msgspec import Struct, field
+from redis.asyncio import Redis
+from rich.console import Console
+
 from bench import beating, registering, watching
 from bench.kit.broker import Broker, CpuMeter, fresh_broker
 from bench.kit.numbers import median
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
 from bench.kit.values import Cell, Curve
-from msgspec import Struct, field
-from redis.asyncio import Redis
-from rich.console import Console
-
 from broker.bench.commits import Commits, Stuck
 from broker.bench.fleet import path_of
 from broker.bench.payload import Fleet, first_id_at
@@ -164,7 +164,9 @@ async def _register(yard: Yard, console: Console) -> None:
     pepper = broker.settings["KEY_PEPPER"]
     yard.keys = await registering.register_rows(yard.pool, yard.connection, yard.agents, pepper=pepper)
     rows_s = monotonic() - began
+    yard.tell(console, f"{plan.agents:,} agents stored and announced in {rows_s:.1f} s")
     known_s = await _until_known(yard) + rows_s
+    yard.tell(console, f"known to the worker after {known_s:.1f} s")
     registered = await watching.redis_memory_at_rest(yard.redis)
     await _hear_all(yard)
     heard = await watching.redis_memory_at_rest(yard.redis)
@@ -184,7 +186,7 @@ async def _register(yard: Yard, console: Console) -> None:
         Aim("Redis bytes for an idle agent", f"<= {IDLE_BYTES_AIM}", f"{each:.0f}", each <= IDLE_BYTES_AIM)
     )
     yard.findings.notes.append(
-        f"{plan.agents:,} agents: rows and keys with the store's statements and word on the registry stream in "
+        f"{plan.agents:,} agents: rows and keys by the store's statements, and word on the registry stream, in "
         f"{rows_s:.1f} s, known to the worker after {known_s:.1f} s; over HTTP one after the other "
         f"{http_rate:,.0f}/s, so {plan.agents / http_rate:,.0f} s."
     )
@@ -373,7 +375,7 @@ async def _spent(yard: Yard, work: Any) -> tuple[float, Cpu]:  # any coroutine t
 
 
 async def _measure_waiting(yard: Yard, console: Console) -> None:
-    """One message each, for agents that pull and are away, then for endpoints that refuse; the first come back."""
+    """One message each, for agents that pull and are away, who come back; then for endpoints that refuse."""
     before = await watching.redis_memory_at_rest(yard.redis)
     yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, lambda _: None)
     low = first_id_at(await _now_ms(yard))
@@ -400,8 +402,8 @@ async def _measure_waiting(yard: Yard, console: Console) -> None:
             "Redis bytes for each agent with one waiting message",
             ["agents", "beyond the payload", "payload"],
             rows,
-            f"When the first were given endpoints, {count:,} messages arrived at {count / drained_s:,.0f}/s; of what "
-            f"they had taken {1 - (after.data - before.data) / ((sum(pulls)) * count):.0%} was given back.",
+            f"When the first were given endpoints, {count:,} messages arrived at {count / drained_s:,.0f}/s; of "
+            f"what they had taken {1 - (after.data - before.data) / ((sum(pulls)) * count):.0%} was given back.",
         )
     )
     for name, each in (("an agent that pulls", pulls[0]), ("an endpoint that refuses", refusing[0])):
@@ -418,7 +420,7 @@ async def _measure_waiting(yard: Yard, console: Console) -> None:
 async def _one_waiting_each(
     yard: Yard, before: watching.RedisMemory, *, attempted: bool
 ) -> tuple[float, float]:
-    """Publish one message to every agent; return the bytes of Redis it takes beyond the payload, and those."""
+    """Publish one message to every agent; return the bytes of Redis it takes beyond its payload, and that."""
     low = first_id_at(await _now_ms(yard))
     async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
         for start in range(0, len(yard.agents), PUBLISH_MESSAGES_PER_ENTRY_MAX):

@@ -68,8 +68,10 @@ async def register_rows(
     for start in range(0, len(agents), ROWS):
         batch = agents[start : start + ROWS]
         rows = [
-            (key.id, agent.id, scopes, keys.digest(pepper.encode(), key.text), key.prefix)
-            + (from_ms(agent.created_ms), None, None)
+            (
+                *(key.id, agent.id, scopes, keys.digest(pepper.encode(), key.text), key.prefix),
+                *(from_ms(agent.created_ms), None, None),
+            )
             for agent, key in zip(batch, minted[start : start + ROWS], strict=True)
         ]
         async with pool.transaction() as store:
@@ -84,7 +86,7 @@ async def register_rows(
 async def move(
     pool: Pool, connection: Connection, agents: Sequence[Agent], endpoint: EndpointOf
 ) -> list[Agent]:
-    """Give agents other endpoints (None: they pull from now on) and announce that; return them as they are."""
+    """Give agents other endpoints (None: they pull from now on), announce that, return them as they are."""
     moved = [structs.replace(agent, endpoint=endpoint(number)) for number, agent in enumerate(agents)]
     for start in range(0, len(moved), ROWS):
         batch = moved[start : start + ROWS]

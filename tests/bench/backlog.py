@@ -1,0 +1,554 @@
+"""A backlog: what very many waiting messages of agents that are away do to those that are there, what memory
+they take, and how fast they leave when the agents come back.
+
+The fleet that is away consists of agents whose endpoint refuses, agents whose endpoint takes a connection and
+never answers, and agents that pull and do not. Beside it healthy agents get a paced load of their own: without
+a backlog, at a few sizes of it, and at its full size. When the fleet returns, every agent of it is given an
+endpoint that answers, and each message has to arrive there once.
+"""
+
+import argparse
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from itertools import pairwise
+from secrets import token_hex
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+from msgspec import Struct, field
+from redis.asyncio import Redis
+from rich.console import Console
+
+from bench import registering, watching
+from bench.kit.broker import Broker, CpuMeter, fresh_broker
+from bench.kit.program import run
+from bench.kit.report import Aim, Findings, Table
+from bench.kit.values import Cell, Curve
+from broker.bench.commits import Commits, Stuck
+from broker.bench.control import Child, Nothing
+from broker.bench.figures import Latencies
+from broker.bench.fleet import path_of
+from broker.bench.load import LoadOrder, LoadReport
+from broker.bench.payload import Fleet
+from broker.bench.sink import Ports, SinkOrder, SinkReport
+from broker.store.pool import Pool, open_pool
+from broker.streams.connection import Connection, open_connection
+from schema.agent import Agent
+
+SHARDS: Final = 2
+HEALTHY: Final = 200
+AWAY: Final = 1_000
+PORTS: Final = 50
+RATE: Final = 1_000
+"""Messages a second to the healthy agents: p99 is the broker's own there, not that of a full machine."""
+STEPS: Final = 10
+SLOWER_AIM: Final = 1.5
+STEADY_AIM: Final = 2.0
+"""A drain is steady where the fastest tenth of it is at most so much faster than the slowest."""
+LINEAR_AIM: Final = 1.25
+GIVEN_BACK_AIM: Final = 0.9
+LOOK_S: Final = 1.0
+PATIENCE_S: Final = 180.0
+"""Without any progress. A breaker waits for a minute at most, a retry for ten."""
+WORKER_BYTES_AIM: Final = 256 * 2**20
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Sizes of a run. `paced_s`: how long each paced load lasts."""
+
+    messages: int
+    away: int
+    paced_s: int
+
+    @property
+    def steps(self) -> list[int]:
+        """Sizes of the backlog at which memory is looked at."""
+        return [self.messages * step // STEPS for step in range(1, STEPS + 1)]
+
+
+class Look(Struct, frozen=True):
+    """Memory with so many messages waiting."""
+
+    waiting: int
+    redis: watching.RedisMemory
+    resident: dict[str, int]
+
+
+class Paced(Struct, frozen=True):
+    """A paced load to the healthy agents beside a backlog."""
+
+    waiting: int
+    latencies: Latencies
+    missing: int
+    cpu_us: dict[str, float]
+
+
+class Yard(Struct, kw_only=True):
+    """The broker, the publishers and receivers of both fleets, and what has been found."""
+
+    broker: Broker
+    pool: Pool
+    connection: Connection
+    redis: Any  # neither driver types its replies
+    database: Any
+    plan: Plan
+    sink: Child
+    load: Child
+    fleet_sink: Child
+    fleet_load: Child
+    looks: list[Look] = field(default_factory=list)
+    paced: list[Paced] = field(default_factory=list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--messages", type=int, default=1_000_000, help="messages of the backlog (default 1000000)"
+    )
+    parser.add_argument("--away", type=int, default=AWAY, help=f"agents that are away (default {AWAY})")
+    parser.add_argument(
+        "--kinds", default="refuse,hang,pull", help="how they are away (default refuse,hang,pull)"
+    )
+
+
+async def main(args: argparse.Namespace, console: Console) -> Findings:
+    plan = Plan(messages=args.messages, away=args.away, paced_s=10)
+    if args.quick:
+        plan = Plan(messages=2_000, away=30, paced_s=1)
+    findings = Findings()
+    async with AsyncExitStack() as stack:
+        yard = await _open(stack, plan)
+        kinds = stack.enter_context(_endpoints_away(args.kinds.split(",")))
+        healthy = await _register(yard, HEALTHY, "here", await _listen(yard.sink))
+        away = await _register(yard, plan.away, "away", lambda number: kinds[number % len(kinds)])
+        await _point(yard.load, yard, healthy)
+        await _point(yard.fleet_load, yard, away)
+        await _warm_up(yard)
+        await _look(yard, 0)
+        await _pace(yard, console, 0)
+        filled_s = await _fill(yard, console)
+        await _pace(yard, console, plan.messages)
+        await _pace(yard, console, plan.messages)
+        await _pace(yard, console, plan.messages)
+        full = await _look(yard, plan.messages)
+        drain = await _drain(yard, console, away)
+        rest = await _rest(yard)
+        _report(findings, yard, filled_s=filled_s, full=full, drain=drain, rest=rest)
+    return findings
+
+
+async def _open(stack: AsyncExitStack, plan: Plan) -> Yard:
+    # What the largest backlog takes, twice: the append-only file is rewritten while it lies there.
+    env = {"VALKEY_MAXMEMORY_MB": "8192", "SHARDS": str(SHARDS)}
+    broker = await stack.enter_async_context(fresh_broker(env=env))
+    pool = await open_pool(broker.database_url, application_name="bench")
+    stack.push_async_callback(pool.aclose)
+    connection = await stack.enter_async_context(await open_connection(broker.redis_url, name="bench"))
+    redis = await stack.enter_async_context(Redis.from_url(broker.redis_url))
+    database = await asyncpg.connect(broker.database_url)
+    stack.push_async_callback(database.close)
+    modules = ("broker.bench.sink", "broker.bench.load", "broker.bench.sink", "broker.bench.load")
+    sink, load, fleet_sink, fleet_load = [await _child(stack, module) for module in modules]
+    return Yard(
+        broker=broker,
+        pool=pool,
+        connection=connection,
+        redis=redis,
+        database=database,
+        plan=plan,
+        sink=sink,
+        load=load,
+        fleet_sink=fleet_sink,
+        fleet_load=fleet_load,
+    )
+
+
+async def _child(stack: AsyncExitStack, module: str) -> Child:
+    child = await Child.start(module)
+    stack.push_async_callback(child.stop)
+    return child
+
+
+@contextmanager
+def _endpoints_away(kinds: Sequence[str]) -> Iterator[list[str | None]]:
+    """Return one endpoint for each kind of being away: a port that refuses, one that takes connections and
+    never answers (few of them: its queue is short), none at all."""
+    with socket.socket() as refusing, socket.socket() as hanging:
+        refusing.bind(("127.0.0.1", 0))
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen(1)
+        known = {
+            "refuse": f"http://127.0.0.1:{refusing.getsockname()[1]}/hook",
+            "hang": f"http://127.0.0.1:{hanging.getsockname()[1]}/hook",
+            "pull": None,
+        }
+        yield [known[kind] for kind in kinds]
+
+
+async def _listen(sink: Child) -> registering.EndpointOf:
+    """Let a receiver listen; return endpoints spread over its ports."""
+    ports = (await sink.ask(SinkOrder(do="listen", ports=PORTS), Ports)).ports
+    return lambda number: f"http://127.0.0.1:{ports[number % len(ports)]}{path_of(number)}"
+
+
+async def _register(yard: Yard, count: int, name: str, endpoint: registering.EndpointOf) -> list[Agent]:
+    agents = registering.make_agents(
+        count,
+        name=f"{name}-{token_hex(3)}",
+        endpoint=endpoint,
+        capabilities=lambda _: [name],
+        now_ms=await _now_ms(yard),
+    )
+    pepper = yard.broker.settings["KEY_PEPPER"]
+    await registering.register_rows(yard.pool, yard.connection, agents, pepper=pepper)
+    return agents
+
+
+async def _point(load: Child, yard: Yard, agents: Sequence[Agent]) -> None:
+    """Let a publisher send to these agents; every message names one, so that none goes to the other fleet."""
+    fleet = Fleet(agents=[agent.id for agent in agents], skills=[])
+    await load.ask(LoadOrder(do="open", redis_url=yard.broker.redis_url, fleet=fleet), Nothing)
+
+
+async def _warm_up(yard: Yard) -> None:
+    await yard.sink.ask(SinkOrder(do="reset"), Nothing)
+    count = 10 * HEALTHY
+    await yard.load.ask(LoadOrder(do="publish", count=count), LoadReport)
+    await _arrived(yard.sink, count)
+
+
+# --- the healthy -----------------------------------------------------------------------------------------
+
+
+async def _pace(yard: Yard, console: Console, waiting: int) -> None:
+    """Publish at a steady rate to the healthy agents and note how long each message took to its 200."""
+    count = RATE * yard.plan.paced_s
+    cpu = CpuMeter(yard.broker.roots)
+    await yard.sink.ask(SinkOrder(do="reset"), Nothing)
+    cpu.start()
+    await yard.load.ask(LoadOrder(do="publish", count=count, rate=RATE), LoadReport)
+    await _arrived(yard.sink, count)
+    used = cpu.per(count)
+    found = await yard.sink.ask(SinkOrder(do="report"), SinkReport)
+    yard.paced.append(Paced(waiting, found.latencies, count - found.distinct, used))
+    took = found.latencies
+    console.print(
+        f"{waiting:,} waiting: p50 {took.p50_ms:.2f} ms, p99 {took.p99_ms:.2f} ms, max {took.max_ms:.0f} ms",
+        style="dim",
+    )
+
+
+async def _arrived(sink: Child, count: int) -> None:
+    """Wait until a receiver has seen so many messages. Raises: Stuck."""
+    began, seen = monotonic(), 0
+    while (found := (await sink.ask(SinkOrder(do="count"), SinkReport)).distinct) < count:
+        if found > seen:
+            began, seen = monotonic(), found
+        _be_patient(began, f"{count} published, {found} arrived")
+        await asyncio.sleep(0.05)
+
+
+# --- the backlog -----------------------------------------------------------------------------------------
+
+
+async def _fill(yard: Yard, console: Console) -> float:
+    """Publish the backlog in steps, looking at memory after each; return the seconds spent on publishing."""
+    spent, done = 0.0, 0
+    for size in yard.plan.steps:
+        began = monotonic()
+        await yard.fleet_load.ask(LoadOrder(do="publish", count=size - done), LoadReport)
+        await _until_routed(yard)
+        spent += monotonic() - began
+        done = size
+        look = await _look(yard, size)
+        data, worker = look.redis.data / 2**20, look.resident.get("worker", 0) / 2**20
+        console.print(f"{size:,} waiting: Redis {data:,.0f} MB, worker {worker:,.0f} MB", style="dim")
+        if size in (yard.plan.steps[0], yard.plan.steps[3]):
+            await _pace(yard, console, size)
+    return spent
+
+
+async def _until_routed(yard: Yard) -> None:
+    """Wait until nothing is left to route, and the record has caught up. Raises: Stuck."""
+    commits = Commits(yard.database, yard.redis, SHARDS)
+    began, least = monotonic(), 1 << 60
+    while True:
+        left = await _ingress_entries(yard)
+        if not left and await commits._ledgers_are_empty():
+            return
+        if left < least:
+            began, least = monotonic(), left
+        _be_patient(began, f"{left} entries are not routed")
+        await asyncio.sleep(0.1)
+
+
+async def _ingress_entries(yard: Yard) -> int:
+    found = await yard.connection.send_many(
+        [
+            ("XLEN", f"ab:{{{shard}}}:ingress:{lane}")
+            for shard in range(SHARDS)
+            for lane in ("high", "normal", "low")
+        ]
+    )
+    return sum(found)
+
+
+async def _look(yard: Yard, waiting: int) -> Look:
+    look = Look(
+        waiting, await watching.redis_memory_at_rest(yard.redis), watching.resident_bytes(yard.broker.roots)
+    )
+    yard.looks.append(look)
+    return look
+
+
+# --- the return ------------------------------------------------------------------------------------------
+
+
+class Drain(Struct):
+    """How a backlog left: seconds since the return and messages arrived by then; CPU of each message."""
+
+    points: list[tuple[float, int]]
+    duplicates: int
+    missing: int
+    cpu_us: dict[str, float]
+    resident: dict[str, int]
+
+
+async def _drain(yard: Yard, console: Console, away: Sequence[Agent]) -> Drain:
+    """Give the fleet endpoints that answer, and watch every message arrive. Raises: Stuck."""
+    wanted = yard.plan.messages
+    endpoint = await _listen(yard.fleet_sink)
+    cpu = CpuMeter(yard.broker.roots, {yard.fleet_sink.pid: "sink"})
+    cpu.start()
+    began = stalled = monotonic()
+    await registering.move(yard.pool, yard.connection, away, endpoint)
+    points: list[tuple[float, int]] = [(0.0, 0)]
+    peak: dict[str, int] = {}
+    while points[-1][1] < wanted:
+        await asyncio.sleep(LOOK_S if wanted > 10_000 else LOOK_S / 20)
+        found = await yard.fleet_sink.ask(SinkOrder(do="count"), SinkReport)
+        if found.distinct > points[-1][1]:
+            stalled = monotonic()
+        _be_patient(stalled, f"{wanted} waited, {found.distinct} arrived after the return")
+        points.append((monotonic() - began, found.distinct))
+        for role, size in watching.resident_bytes(yard.broker.roots).items():
+            peak[role] = max(peak.get(role, 0), size)
+    last = await yard.fleet_sink.ask(SinkOrder(do="count"), SinkReport)
+    console.print(f"back: {wanted:,} arrived in {points[-1][0]:.1f} s", style="dim")
+    return Drain(points, last.duplicates, wanted - last.distinct, cpu.per(wanted), peak)
+
+
+async def _rest(yard: Yard) -> Look:
+    """Look at memory once everything is recorded and the mailboxes are gone."""
+    await _until_routed(yard)
+    began = monotonic()
+    while sum(
+        await yard.connection.send_many([("ZCARD", f"ab:{{{shard}}}:active") for shard in range(SHARDS)])
+    ):
+        if monotonic() - began > PATIENCE_S / 3:
+            break
+        await asyncio.sleep(0.5)
+    return await _look(yard, 0)
+
+
+# --- the report ------------------------------------------------------------------------------------------
+
+
+def _report(findings: Findings, yard: Yard, *, filled_s: float, full: Look, drain: Drain, rest: Look) -> None:
+    _report_healthy(findings, yard)
+    _report_memory(findings, yard, full, rest)
+    _report_drain(findings, yard, drain, filled_s)
+
+
+def _report_healthy(findings: Findings, yard: Yard) -> None:
+    rows: list[list[Cell]] = []
+    for one in yard.paced:
+        took, used = one.latencies, one.cpu_us
+        rows.append(
+            [one.waiting, took.p50_ms, took.p99_ms, took.p999_ms, took.max_ms]
+            + [round(used.get(part, 0.0), 1) for part in ("worker", "valkey", "postgres", "keeper")]
+        )
+        if one.missing:
+            findings.wrong.append(f"{one.missing} messages to healthy agents missing beside {one.waiting}")
+    columns = [
+        "waiting",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "worker us",
+        "valkey us",
+        "postgres us",
+        "keeper us",
+    ]
+    findings.tables.append(
+        Table(
+            f"Healthy agents at {RATE:,} messages/s, publish to 200, beside the backlog",
+            columns,
+            rows,
+            "CPU of everything the broker does meanwhile, for each message to a healthy agent.",
+        )
+    )
+    findings.curves.append(
+        Curve(
+            "healthy",
+            f"Healthy agents at {RATE:,}/s beside a backlog",
+            "messages waiting",
+            "ms",
+            {
+                "p50": [(float(one.waiting), one.latencies.p50_ms) for one in yard.paced],
+                "p99": [(float(one.waiting), one.latencies.p99_ms) for one in yard.paced],
+            },
+            log_x=False,
+        )
+    )
+    before = yard.paced[0].latencies.p99_ms
+    full = sorted(one.latencies.p99_ms for one in yard.paced if one.waiting == yard.plan.messages)
+    beside = full[len(full) // 2]
+    findings.aims.append(
+        Aim(
+            f"p99 of healthy agents with {yard.plan.messages:,} waiting",
+            f"<= {SLOWER_AIM}x",
+            f"{beside / before:.2f}x ({before:.2f} -> {beside:.2f} ms)",
+            beside <= SLOWER_AIM * before,
+        )
+    )
+
+
+def _report_memory(findings: Findings, yard: Yard, full: Look, rest: Look) -> None:
+    empty, growing = yard.looks[0], yard.looks[1:-1]
+    roles = ("worker", "recorder", "keeper")
+    rows: list[list[Cell]] = []
+    for look in [empty, *growing, rest]:
+        each = (look.redis.data - empty.redis.data) / look.waiting if look.waiting else None
+        sizes = [look.redis.data, look.redis.resident, *(look.resident.get(role, 0) for role in roles)]
+        rows.append([look.waiting, each, *(round(size / 2**20, 1) for size in sizes)])
+    columns = [
+        "waiting",
+        "Redis bytes each",
+        "Redis data MB",
+        "Redis resident MB",
+        *(f"{role} MB" for role in roles),
+    ]
+    findings.tables.append(
+        Table("Memory by the size of the backlog", columns, rows, "Last row: after all of it has left.")
+    )
+    megabyte: Callable[[int], float] = lambda size: size / 2**20  # noqa: E731
+    findings.curves.append(
+        Curve(
+            "memory",
+            "Memory by the size of the backlog",
+            "messages waiting",
+            "MB",
+            {
+                "Redis data": [(float(one.waiting), megabyte(one.redis.data)) for one in [empty, *growing]],
+                "Redis resident": [
+                    (float(one.waiting), megabyte(one.redis.resident)) for one in [empty, *growing]
+                ],
+                "worker": [
+                    (float(one.waiting), megabyte(one.resident.get("worker", 0))) for one in [empty, *growing]
+                ],
+            },
+            log_x=False,
+        )
+    )
+    first = (growing[0].redis.data - empty.redis.data) / growing[0].waiting
+    last = (full.redis.data - empty.redis.data) / full.waiting
+    given = 1 - (rest.redis.data - empty.redis.data) / (full.redis.data - empty.redis.data)
+    grown = (full.resident.get("worker", 0) - growing[0].resident.get("worker", 0)) / 2**20
+    findings.aims += [
+        Aim(
+            "Redis bytes for each waiting message, the whole backlog against a tenth of it",
+            f"<= {LINEAR_AIM}x",
+            f"{last / first:.2f}x ({first:.0f} -> {last:.0f})",
+            last <= LINEAR_AIM * first,
+        ),
+        Aim(
+            "of Redis' memory given back", f">= {GIVEN_BACK_AIM:.0%}", f"{given:.1%}", given >= GIVEN_BACK_AIM
+        ),
+        Aim(
+            "the worker's memory, from a tenth to the whole backlog",
+            f"<= {WORKER_BYTES_AIM / 2**20:.0f} MB more",
+            f"{grown:.0f} MB more",
+            grown * 2**20 <= WORKER_BYTES_AIM,
+        ),
+    ]
+
+
+def _report_drain(findings: Findings, yard: Yard, drain: Drain, filled_s: float) -> None:
+    wanted = yard.plan.messages
+    if drain.missing or drain.duplicates:
+        findings.wrong.append(f"the backlog: {drain.missing} missing, {drain.duplicates} twice")
+    tenths = _tenths(drain.points, wanted)
+    # The first and the last tenth begin and end with breakers and retries that wait for their time.
+    steady = sorted(rate for _, rate in tenths[1:-1]) or [rate for _, rate in tenths]
+    rows: list[list[Cell]] = [
+        [f"{number * 10}-{number * 10 + 10} %", rate] for number, (_, rate) in enumerate(tenths)
+    ]
+    cpu = ", ".join(f"{part} {us:.0f}" for part, us in drain.cpu_us.items())
+    findings.tables.append(
+        Table(
+            "The drain after the return",
+            ["of the backlog", "messages/s"],
+            rows,
+            f"{wanted:,} in {drain.points[-1][0]:.0f} s. CPU us a message: {cpu}. "
+            f"Filling: {wanted / filled_s:,.0f}/s.",
+        )
+    )
+    points = drain.points[:: max(1, len(drain.points) // 100)]
+    findings.curves.append(
+        Curve(
+            "drain",
+            "The drain after the return",
+            "seconds since the return",
+            "messages/s",
+            {
+                "arriving": [
+                    (after[0], (after[1] - before[1]) / (after[0] - before[0]))
+                    for before, after in pairwise(points)
+                ]
+            },
+            log_x=False,
+        )
+    )
+    ratio = steady[-1] / max(steady[0], 1e-9)
+    findings.aims.append(
+        Aim(
+            "the drain's rate, its fastest tenth against its slowest (without the first and the last)",
+            f"<= {STEADY_AIM}x",
+            f"{ratio:.2f}x ({steady[0]:,.0f} to {steady[-1]:,.0f}/s)",
+            ratio <= STEADY_AIM,
+        )
+    )
+
+
+def _tenths(points: Sequence[tuple[float, int]], wanted: int) -> list[tuple[float, float]]:
+    """Return, for every tenth of what arrived, when it was there and at what rate it came."""
+    found: list[tuple[float, float]] = []
+    began_s, began = points[0]
+    for after_s, arrived in points:
+        if arrived >= wanted * (len(found) + 1) / 10 and after_s > began_s:
+            rate = (arrived - began) / (after_s - began_s)
+            while len(found) < 10 and arrived >= wanted * (len(found) + 1) / 10:
+                found.append((after_s, rate))
+            began_s, began = after_s, arrived
+    return found
+
+
+# --- waiting ---------------------------------------------------------------------------------------------
+
+
+async def _now_ms(yard: Yard) -> int:
+    seconds, microseconds = await yard.redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _be_patient(began: float, what: str) -> None:
+    if monotonic() - began > PATIENCE_S:
+        raise Stuck(what)
+
+
+if __name__ == "__main__":
+    run("backlog", "Backlogs", main, add_arguments)
