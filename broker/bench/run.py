@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         report = uvloop.run(_until_stopped(_bench(console, plan, args)))
     except (BrokerError, Stuck, ChildFailed) as error:
-        console.print(f"{type(error).__name__}: {error}", style="red")
+        console.print(explained(error), style="red", markup=False)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped", style="yellow")
@@ -86,6 +86,11 @@ def main(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     return 1 if any(run.missing for run in (*report.flat_out, *report.paced)) else 0
+
+
+def explained(error: Exception) -> str:
+    """Return what went wrong, with what the measured broker's log has to say about it."""
+    return "\n".join([f"{type(error).__name__}: {error}", *filter(None, getattr(error, "__notes__", []))])
 
 
 async def _until_stopped(bench: Coroutine[None, None, Report]) -> Report:

@@ -23,6 +23,8 @@ START_S: Final = 90.0
 STOP_S: Final = 60.0
 LOOK_S: Final = 0.1
 LOG_TAIL_BYTES: Final = 4_000
+ERRORS_MAX: Final = 3
+ERROR_CHARS: Final = 400
 
 
 class Subject(Struct, kw_only=True):
@@ -79,6 +81,10 @@ async def fresh(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterator[
             )
         try:
             yield _subject(await _ready(process, home))
+        except Exception as error:
+            # Whatever stood still over there, the reason is in a log that is about to be removed.
+            error.add_note(_errors(home))
+            raise
         finally:
             await _stop(process)
     finally:
@@ -102,6 +108,13 @@ async def _ready(process: asyncio.subprocess.Process, home: Path) -> Running:
         pass
     tail = (home / "up.log").read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
     raise Unavailable(f"the broker did not get ready:\n{tail}")
+
+
+def _errors(home: Path) -> str:
+    """Return the last errors that the broker's processes logged, cut short; nothing where there is none."""
+    lines = (home / "up.log").read_text(errors="replace").splitlines()
+    found = [line[:ERROR_CHARS] for line in lines if '"level":"error"' in line]
+    return "\n".join(found[-ERRORS_MAX:])
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -124,6 +124,11 @@ def test_every_line_is_named_at_its_end_beside_its_last_value() -> None:
     assert {"A <title>", "agents", "us", "10", "100", "1k"} <= set(words)
 
 
+def test_name_that_is_too_long_is_cut() -> None:
+    (label,) = (text for text in words_of(parsed(curve(series={"x" * 99: [(1.0, 5.0)]}))) if "xx" in text)
+    assert label == "5.00 " + "x" * 30 + "…"
+
+
 @pytest.mark.parametrize("log_y", [False, True])
 @pytest.mark.parametrize("log_x", [False, True])
 @pytest.mark.parametrize(

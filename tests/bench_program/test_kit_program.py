@@ -24,7 +24,9 @@ from schema.errors import Unavailable
 
 async def main(args, console):
     if args.how == "broken":
-        raise Unavailable("nothing there")
+        error = Unavailable("nothing there")
+        error.add_note("what the log says")
+        raise error
     if args.how == "endless":
         Path("started").touch()
         try:
@@ -86,7 +88,7 @@ def test_wrong_findings_are_written_and_the_program_fails(program: list[str], tm
 def test_broken_program_says_why_and_writes_nothing(program: list[str], tmp_path: Path) -> None:
     ended = run(program, "--how", "broken", cwd=tmp_path)
     assert ended.returncode == 1
-    assert "Unavailable: nothing there" in ended.stdout
+    assert ended.stdout == "Unavailable: nothing there\nwhat the log says\n"
     assert not (tmp_path / "out").exists()
 
 

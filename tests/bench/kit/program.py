@@ -29,6 +29,7 @@ from bench.kit.report import Findings as Findings
 from bench.kit.report import Result, show, write
 from broker.bench.commits import Stuck
 from broker.bench.control import ChildFailed
+from broker.bench.run import explained
 from schema.errors import BrokerError
 
 OUT: Final = Path("build/bench")
@@ -60,7 +61,7 @@ def _measured(name: str, title: str, main: Main, args: argparse.Namespace, conso
     try:
         findings = uvloop.run(_until_stopped(main(args, console)))
     except (BrokerError, Stuck, ChildFailed) as error:
-        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        console.print(explained(error), style="red", markup=False)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped", style="yellow")

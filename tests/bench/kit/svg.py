@@ -20,7 +20,8 @@ BOTTOM: Final = HEIGHT - 60
 LABEL_GAP: Final = 12
 CHAR: Final = 7.4
 """Width of a character of a 13 px label, somewhat more than the average: fonts differ."""
-RIGHT_MAX: Final = 280
+LABEL_MAX: Final = 36
+"""Characters; a longer label is cut, or the lines would have no room left."""
 LINE: Final = 17
 # Of similar weight on both grounds and told apart by the colour-blind, in this order; a ninth repeats.
 LIGHT: Final = ("#2a78d6", "#1baf7a", "#eda100", "#008300", "#4a3aa7", "#e34948", "#e87ba4", "#eb6834")
@@ -102,14 +103,20 @@ def _labels(series: dict[str, list[tuple[float, float]]], across: Axis, up: Axis
         if abs(y - end_y) > 1 or x - end_x > LABEL_GAP + 1:
             yield f'<path class="lead" d="M{end_x + 7:.1f} {end_y:.1f}L{x:.1f} {y:.1f}"/>'
         yield f'<circle style="fill: var(--s{number % len(LIGHT)})" cx="{x + 5:.1f}" cy="{y:.1f}" r="4"/>'
-        value = f'<tspan class="value">{text_of(points[-1][1])}</tspan>'
-        yield f'<text class="name" x="{x + 14:.1f}" y="{y + 4:.1f}">{value} {escape(name)}</text>'
+        figure, _, rest = _label(name, points).partition(" ")
+        value = f'<tspan class="value">{figure}</tspan>'
+        yield f'<text class="name" x="{x + 14:.1f}" y="{y + 4:.1f}">{value} {escape(rest)}</text>'
 
 
 def _label_room(series: dict[str, list[tuple[float, float]]]) -> float:
     """Return how wide the right margin must be for the longest label."""
-    longest = max((len(f"{text_of(p[-1][1])} {name}") for name, p in series.items()), default=0)
-    return min(longest * CHAR + LABEL_GAP + 14 + 12, RIGHT_MAX)
+    longest = max((len(_label(name, points)) for name, points in series.items()), default=0)
+    return longest * CHAR + LABEL_GAP + 14 + 12
+
+
+def _label(name: str, points: list[tuple[float, float]]) -> str:
+    words = f"{text_of(points[-1][1])} {name}"
+    return words if len(words) <= LABEL_MAX else words[: LABEL_MAX - 1] + "…"
 
 
 def _text(kind: str, x: float, y: float, words: str, *, anchor: str = "start") -> str:
