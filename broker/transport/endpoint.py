@@ -6,6 +6,7 @@ request line or a header (no controls, no spaces, ASCII only).
 """
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
@@ -68,6 +69,12 @@ def parse_endpoint(url: str, policy: AddressPolicy | None = None) -> Target:
     return target
 
 
+@lru_cache(maxsize=4_096)
+def _origin(scheme: str, host: str, port: int) -> Origin:
+    """Return one object per origin, so that a pool finds it without comparing."""
+    return Origin(scheme, host, port)
+
+
 def literal_of(host: str) -> Address | None:
     """Return the address a host spells, or None for a name."""
     try:
@@ -93,7 +100,7 @@ def _parse(url: str) -> Target:
     if "#" in url:
         raise Rejected("endpoint must not hold a fragment")
     host, port = _split_authority(parts)
-    return Target(Origin(parts.scheme, host, port), _path(parts))
+    return Target(_origin(parts.scheme, host, port), _path(parts))
 
 
 def _is_forbidden(char: str) -> bool:

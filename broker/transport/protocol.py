@@ -4,7 +4,8 @@ Theory of operation: a connection is idle (`push` is None), busy (`push` is set)
 busy; the response, a bound, a deadline (kept by the owner's sweep) or the loss of the connection makes it
 idle or closed, and hands the push back to the owner exactly once.
 
-This is the hot path of the product: no task, future, timer or header callback per request.
+This is the hot path of the product: no task, future, timer or header callback per request, and no parser
+where the head of the response is known.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Final, Protocol, cast
 
 from broker.transport.endpoint import Origin
 from broker.transport.outcome import Answer, FailureKind, Push, Trouble, clock_ms
-from broker.transport.response import ResponseReader
+from broker.transport.response import ResponseReader, recognise
 
 _JOIN_BYTES_MAX: Final = 64 * 1024
 """Up to here one copied buffer is cheaper than two writes."""
@@ -27,8 +28,8 @@ class Owner(Protocol):
     def answered(self, connection: "Connection", push: Push, answer: Answer) -> None:
         """The push has its answer; the connection is idle again unless `closing`."""
 
-    def broke(self, connection: "Connection", push: Push, trouble: Trouble) -> None:
-        """The push has none; the connection is closing."""
+    def broke(self, push: Push, trouble: Trouble) -> None:
+        """The push has none; its connection is closing."""
 
     def went_stale(self, push: Push) -> None:
         """The connection had been idle, and was gone before a byte of the response came."""
@@ -65,22 +66,23 @@ class Connection(asyncio.Protocol):
         self._served = False
         self._transport: asyncio.Transport | None = None
 
-    @property
-    def usable(self) -> bool:
-        """Whether an idle connection can carry a request, as far as anybody knows."""
-        return not (self.closing or self._transport is None or self._transport.is_closing())
+    def send(self, push: Push, now_ms: int) -> bool:
+        """Write the request, unless the connection is closing, as far as anybody knows; tell which.
 
-    def send(self, push: Push, now_ms: int) -> None:
-        """Write the request. Only on an idle connection: HTTP/1.1 pipelining is never used."""
+        Only on an idle connection: HTTP/1.1 pipelining is never used.
+        """
+        transport = self._transport
+        if self.closing or transport is None or transport.is_closing():
+            return False
         assert self.push is None
-        assert self._transport is not None
         self.push = push
         first_byte_ms = now_ms + push.deadlines.first_byte_ms
         self.deadline_ms = first_byte_ms if first_byte_ms < push.ends_ms else push.ends_ms
         if len(push.body) <= _JOIN_BYTES_MAX:
-            self._transport.write(push.head + push.body)
+            transport.write(push.head + push.body)
         else:
-            self._transport.writelines((push.head, push.body))
+            transport.writelines((push.head, push.body))
+        return True
 
     def fail(self, trouble: Trouble) -> None:
         """Give up on the request under way, if there is one, and close."""
@@ -88,7 +90,7 @@ class Connection(asyncio.Protocol):
         self.push = None
         self.close()
         if push is not None:
-            self._owner.broke(self, push, trouble)
+            self._owner.broke(push, trouble)
 
     def time_out(self) -> None:
         """Fail the request under way for its deadline, saying how far it got."""
@@ -126,11 +128,15 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         reader = self._reader
+        if not reader.received_bytes and (known := recognise(data)) is not None:
+            status, body = known
+            self._settle(push, Answer(status, None, body, clock_ms() - push.started_ms), reusable=True)
+            return
         trouble = reader.feed(data)
         if trouble is not None:
             self.fail(trouble)
         elif reader.complete:
-            self._settle(push)
+            self._settle_read(push)
         else:
             self.deadline_ms = push.ends_ms
 
@@ -145,26 +151,30 @@ class Connection(asyncio.Protocol):
 
     # --- how a request ends -------------------------------------------------------------------------
 
-    def _settle(self, push: Push) -> None:
+    def _settle(self, push: Push, answer: Answer, *, reusable: bool) -> None:
         """Report a complete response and become idle, or close if anything about it was odd."""
-        reader = self._reader
-        now_ms = clock_ms()
-        answer = Answer(reader.status, reader.retry_after, reader.body, now_ms - push.started_ms)
-        if reader.reusable and self._sent_all(push):
-            reader.reset()
-        else:
+        # An endpoint may answer (413) before it has read a large body; the rest must not lead the next one.
+        if not reusable or (len(push.body) > _JOIN_BYTES_MAX and self._is_sending):
             self.close()
         self.push = None
         self._served = True
-        self.idle_since_ms = now_ms
+        self.idle_since_ms = push.started_ms + answer.duration_ms
         self._owner.answered(self, push, answer)
+
+    def _settle_read(self, push: Push) -> None:
+        """Report what the reader has read."""
+        reader = self._reader
+        answer = Answer(reader.status, reader.retry_after, reader.body, clock_ms() - push.started_ms)
+        reusable = reader.reusable
+        reader.reset()
+        self._settle(push, answer, reusable=reusable)
 
     def _end(self, push: Push, *, clean: bool) -> None:
         reader = self._reader
         if clean:
             reader.end()
         if reader.complete:
-            self._settle(push)
+            self._settle_read(push)
         elif reader.received_bytes:
             self.fail(Trouble(FailureKind.RESET, "connection closed in the middle of the response"))
         elif self._served and not push.fresh:
@@ -173,8 +183,6 @@ class Connection(asyncio.Protocol):
         else:
             self.fail(Trouble(FailureKind.RESET, "connection closed before a response"))
 
-    def _sent_all(self, push: Push) -> bool:
-        # An endpoint may answer (413) before it has read a large body; the rest must not lead the next one.
-        if len(push.body) <= _JOIN_BYTES_MAX:
-            return True
-        return self._transport is not None and self._transport.get_write_buffer_size() == 0
+    @property
+    def _is_sending(self) -> bool:
+        return self._transport is None or self._transport.get_write_buffer_size() > 0

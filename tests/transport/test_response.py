@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.transport.outcome import FailureKind
-from broker.transport.response import ResponseReader
+from broker.transport.response import ResponseReader, recognise
+from schema.limits import RESPONSE_HEAD_KNOWN_BYTES_MAX, RESPONSE_HEADS_KNOWN_MAX
 
 STREAMS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -49,6 +50,55 @@ def test_response_cut_short_is_never_complete(stream: bytes, data: st.DataObject
     length = data.draw(st.integers(0, len(stream) - 1))
     kind, complete, *_ = result_of([stream[:length]])
     assert (kind, complete) == (None, False)
+
+
+STATUS_LINES = ["HTTP/1.1 200 OK", "HTTP/1.1 202 A", "HTTP/1.1 204 No", "HTTP/1.0 200 OK", "HTTP/1.1 100 C",
+                "HTTP/1.1 404 N", "HTTP/1.1 200"]  # fmt: skip
+FIELDS = ["Content-Length: 2", "Content-Length: 02", "content-length:0", "Content-Length: 9", "Date: now",
+          "Transfer-Encoding: chunked", "Connection: close", "Connection: keep-alive", "Upgrade: h2c", "x"]  # fmt: skip
+BODIES = [b"", b"{}", b"0\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n", b"{}x", b"ok\r\n\r\n{}",
+          b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\r\n", b"123456789"]  # fmt: skip
+HEADS = st.builds(
+    lambda line, fields, end: ("\r\n".join([line, *fields]) + end).encode(),
+    st.sampled_from(STATUS_LINES),
+    st.lists(st.sampled_from(FIELDS), max_size=3),
+    st.sampled_from(["\r\n\r\n", "\r\n\r\n", "\n\n", "\r\n"]),
+)
+
+
+@given(HEADS, st.lists(st.sampled_from(BODIES), min_size=2, max_size=6))
+def test_what_is_recognised_is_what_the_parser_reads(head: bytes, bodies: list[bytes]) -> None:
+    result_of([head + bodies[0]])
+    for body in bodies:
+        found = recognise(head + body)
+        read = result_of([head + body])
+        if found is not None:
+            assert read == (None, True, *found, None, True)
+
+
+def test_plain_response_is_recognised_once_its_head_is_known() -> None:
+    head = b"HTTP/1.1 200 OK\r\nServer: one-of-a-kind\r\nContent-Length: 2\r\n\r\n"
+    assert recognise(head + b"{}") is None
+    result_of([head + b"{}"])
+    assert recognise(head + b"[]") == (200, b"[]")
+    assert [recognise(head + body) for body in (b"", b"{", b"{} ")] == [None] * 3
+
+
+def test_response_in_pieces_or_with_a_long_head_is_not_remembered() -> None:
+    for head in (b"A: pieces", b"A: " + b"a" * RESPONSE_HEAD_KNOWN_BYTES_MAX):
+        whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + head + b"\r\n\r\n{}"
+        result_of(cut(whole, {40} if b"pieces" in head else set()))
+        assert recognise(whole) is None
+
+
+def test_heads_remembered_are_bounded() -> None:
+    heads = [
+        b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: 0\r\n\r\n" % n
+        for n in range(2 * RESPONSE_HEADS_KNOWN_MAX)
+    ]
+    for head in heads:
+        result_of([head])
+    assert 0 < sum(recognise(head) is not None for head in heads) <= RESPONSE_HEADS_KNOWN_MAX
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
