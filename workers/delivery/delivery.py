@@ -13,7 +13,7 @@ throws this object away: nothing here survives a doubt about what Redis holds.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -35,10 +35,12 @@ from workers.delivery.endpoint import Endpoint
 from workers.delivery.expiry import Expiry
 from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
+from workers.delivery.newcomers import Newcomers
 from workers.delivery.outcome import Outcome, announced, conclude, finished
 from workers.delivery.replies import Replies
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.troubled import Troubled
 
 TICK_S: Final = 0.02
 ANNOUNCE_MS: Final = 200
@@ -47,7 +49,8 @@ ANNOUNCE_WAITED_MS: Final = 20
 ANNOUNCE_BATCH_MAX: Final = 128
 VACATE_BATCH_MAX: Final = 128
 VACATE_TICKS: Final = 12
-"""Ticks between two looks for empty mailboxes."""
+"""Ticks between two looks for empty mailboxes; one that found very many is followed by another at once, or
+traffic that goes round a very large fleet would leave more behind than is cleared."""
 ACTIVATE_S: Final = 0.5
 EXPIRY_S: Final = 0.5
 DUE_IDLE_S: Final = 0.5
@@ -103,8 +106,9 @@ class Delivery:
         self._settler = Settler(
             connection, keys, owner=self._owner, on_settled=self._settled, on_error=self._fail
         )
+        self._newcomers = Newcomers(connection, found=self._found, on_error=self._fail)
         self._ready: deque[Endpoint] = deque()
-        self._tripped: set[Endpoint] = set()
+        self._troubled = Troubled()
         self._unannounced: deque[Item] = deque()
         self._waited: deque[Item] = deque()
         self._due_sooner = asyncio.Event()
@@ -115,6 +119,7 @@ class Delivery:
         self._replying = 0
         """Answers that carry a reply which is not published yet; they are settled after it."""
         self._ticks = 0
+        self._more_vacant = False
 
     # --- the trade ------------------------------------------------------------------------------------
 
@@ -254,10 +259,16 @@ class Delivery:
         elif not agent.is_pushed_to:
             return  # what waits stays on the active set, for when it is active again
         elif endpoint is None:
-            self._look_into([self._keys.mailbox(agent_id, lane) for lane in Lane])
+            keys = [self._keys.mailbox(agent_id, lane) for lane in Lane]
+            self._newcomers.look(keys, now_ms=self._clock.now_ms())
         else:
             endpoint.update(agent)
             self._pump(endpoint, self._clock.now_ms())
+
+    def _found(self, keys: Sequence[str], again: bool) -> None:
+        """Serve what was found of an agent with a new endpoint; by then some of it may be served already."""
+        if self.room.is_pushed_to(keys[0]):
+            self._look_into([key for key in keys if not (again and key in self.room.mailboxes)])
 
     def _look_into(self, keys: list[str]) -> None:
         """Look into mailboxes nobody has served yet.
@@ -265,7 +276,8 @@ class Delivery:
         On the active set first: memory takes what it looks into for active, so nothing that is routed there
         later would put it on the set, and the next owner would never find it. Empty ones are vacated.
         """
-        self._activate(keys)
+        if keys:
+            self._activate(keys)
         for key in keys:
             self.ring(key)
 
@@ -304,7 +316,7 @@ class Delivery:
                 return
             breaker = endpoint.breaker
             if breaker.state is not BreakerState.CLOSED and not breaker.may_send(now_ms):
-                self._tripped.add(endpoint)
+                self._troubled.put(endpoint)
                 return
             item = self.room.next_item(endpoint)
             assert item is not None
@@ -409,12 +421,12 @@ class Delivery:
             self.stats.now_ms = now_ms = self._clock.now_ms()
             self._announce(self._waited, now_ms - ANNOUNCE_WAITED_MS)
             self._announce(self._unannounced, now_ms - ANNOUNCE_MS)
-            for endpoint in [e for e in self._tripped if e.breaker.may_send(now_ms)]:
-                self._tripped.discard(endpoint)
+            for endpoint in self._troubled.due(now_ms):
                 self._pump(endpoint, now_ms)
+            self._newcomers.look_again(now_ms)
             # Memory also empties without an answer: what expired, what has nowhere to go.
             self._collect()
-            if self._ticks % VACATE_TICKS == 0:
+            if self._more_vacant or self._ticks % VACATE_TICKS == 0:
                 self._vacate(now_ms)
 
     def _announce(self, items: deque[Item], before_ms: int) -> None:
@@ -429,6 +441,7 @@ class Delivery:
 
     def _vacate(self, now_ms: int) -> None:
         mailboxes = list(self.room.vacant(now_ms=now_ms, at_most=VACATE_BATCH_MAX))
+        self._more_vacant = len(mailboxes) == VACATE_BATCH_MAX
         if mailboxes and not self._stopping:
             keys = (self._keys.owner("deliver"), self._keys.active, *(m.key for m in mailboxes))
             self._connection.run(VACATE, keys, (self._owner(),), partial(self._vacated, mailboxes))

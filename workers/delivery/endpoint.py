@@ -33,6 +33,7 @@ class Endpoint:
         "ready",
         "target",
         "waiting",
+        "waits_until_ms",
     )
 
     def __init__(self, agent: Agent, breaker: Breaker) -> None:
@@ -43,6 +44,8 @@ class Endpoint:
         self.waiting = 0
         """Retries that wait in Redis."""
         self.ready = False
+        self.waits_until_ms = 0
+        """Its place among the troubled (0: none)."""
         self._picks = 0
         self.update(agent)
 

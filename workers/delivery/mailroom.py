@@ -75,6 +75,11 @@ class Mailroom:
         """Return the mailbox of a key, opening the books for it; None for an agent nothing is pushed to."""
         return self.mailboxes.get(key) or self.mailbox_of(*mailbox_owner(key))
 
+    def is_pushed_to(self, key: str) -> bool:
+        """Tell whether what lies in the mailbox of this key is pushed."""
+        agent = self._find_agent(mailbox_owner(key)[0])
+        return agent is not None and agent.is_pushed_to
+
     def is_spoken_for(self, place: str) -> bool:
         """Tell whether an entry that was read is somebody's already: it waits for a retry, is retried, or is
         being expired."""

@@ -1,0 +1,40 @@
+"""Endpoints that have something to send and may not: when each may be tried again.
+
+A heap by that moment, so that a tick costs the endpoints whose time has come and not all that are in trouble:
+a fleet of 100,000 that is away would otherwise take half of a core. A breaker can move its moment in either
+direction. Moved back, the endpoint is handed out too early, which its breaker refuses, and put in anew; moved
+forward, it gets a second place, and the later one no longer counts.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
+
+from workers.delivery.endpoint import Endpoint
+
+
+class Troubled:
+    """The endpoints of one shard that wait for their breaker."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Endpoint]] = []
+        self._order = count()
+
+    def put(self, endpoint: Endpoint) -> None:
+        """Let an endpoint wait until its breaker may send again; it may wait already."""
+        retry_ms = endpoint.breaker.retry_at_ms
+        if endpoint.waits_until_ms and endpoint.waits_until_ms <= retry_ms:
+            return
+        endpoint.waits_until_ms = retry_ms
+        heappush(self._heap, (retry_ms, next(self._order), endpoint))
+
+    def due(self, now_ms: int) -> Iterator[Endpoint]:
+        """Yield endpoints whose moment has come; each waits no more. Bounded by those that wait now: what is
+        put back meanwhile comes next time."""
+        for _ in range(len(self._heap)):
+            if self._heap[0][0] > now_ms:
+                return
+            retry_ms, _, endpoint = heappop(self._heap)
+            if endpoint.waits_until_ms == retry_ms:
+                endpoint.waits_until_ms = 0
+                yield endpoint
