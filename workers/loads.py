@@ -17,7 +17,10 @@ class ShardLoads:
     def outstanding(self, agent_id: str) -> int:
         """Return how many messages of an agent are not finished, as far as this process knows."""
         delivery = self._delivery()
-        return 0 if delivery is None else delivery.outstanding(agent_id)
+        if delivery is None:
+            return 0
+        endpoint = delivery.room.endpoints.get(agent_id)
+        return 0 if endpoint is None else endpoint.outstanding
 
     def quality(self, agent_id: str, capability: str) -> Quality:
         """Return what was measured of an agent at a capability."""

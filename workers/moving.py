@@ -9,23 +9,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from broker.core.parking import Signature
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import ARRIVED, Keys
 from broker.streams.lanes import IngressEntry
-from broker.streams.moves import LANE_NUMBER, Move, RouteBatch, call_route
+from broker.streams.moves import DUPLICATE, LANE_NUMBER, RouteBatch, call_route
 from broker.telemetry import logs, metrics
 from schema.codec import encode
 from schema.errors import BrokerError
 from schema.ledger import Event, EventKind
 from schema.limits import QUARANTINED_BYTES_MAX
-from schema.message import lane_of
+from schema.message import Lane, lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
-from workers.delivery.items import Mailbox
 from workers.placing import Placement, Way, event_of
 
 Placed = list[tuple[IngressEntry, list[Placement]]]
@@ -42,16 +41,6 @@ _COUNTED: Final = {
         Way.DUPLICATE: "duplicate",
     }.items()
 }
-
-
-class _Moving(Struct, gc=False):
-    """A move under way. `told`: its ledger event goes with the call."""
-
-    placement: Placement
-    body: bytes = b""
-    waiter: str = ""
-    told: bool = True
-    mailbox: Mailbox | None = None
 
 
 class Mover:
@@ -79,17 +68,24 @@ class Mover:
         now_ms = self._clock.now_ms()
         delivery = self._delivery()
         batch = RouteBatch()
-        moving: list[_Moving] = []
+        moving: list[Placement] = []
+        duplicates = 0
         for entry, placements in placed:
             batch.done[entry.lane].append(entry.id)
             for index, placement in enumerate(placements):
-                if placement.way is Way.DUPLICATE:
-                    _COUNTED[Way.DUPLICATE].inc()
+                placement.waiter = entry.waiter
+                if placement.way is Way.MAILBOX:
+                    self._add_to_mailbox(batch, placement, delivery, now_ms)
+                    moving.append(placement)
+                elif placement.way is Way.DUPLICATE:
+                    duplicates += 1
                 elif placement.way is Way.QUARANTINED:
                     number = index if len(placements) == len(entry.messages) else None
                     moving += self._set_aside(batch, placement, entry, number, now_ms)
                 else:
-                    moving.append(self._add(batch, placement, entry, delivery, now_ms))
+                    self._add(batch, placement, entry.lane, now_ms)
+                    moving.append(placement)
+        _COUNTED[Way.DUPLICATE].inc(duplicates)
         call_route(
             self._connection,
             self._keys,
@@ -100,84 +96,71 @@ class Mover:
             on_reply=partial(self._moved, moving, delivery, batch.pulling, on_moved),
         )
 
-    def _add(
-        self,
-        batch: RouteBatch,
-        placement: Placement,
-        entry: IngressEntry,
-        delivery: Delivery | None,
-        now_ms: int,
-    ) -> _Moving:
+    def _add(self, batch: RouteBatch, placement: Placement, lane: Lane, now_ms: int) -> None:
+        """Add what goes anywhere but into a mailbox."""
         envelope, way, key = placement.envelope, placement.way, placement.key
         assert envelope is not None
         if way is Way.FORWARD:
-            batch.moves.append(Move(key, None))
+            batch.add(key)
             if placement.chosen:
                 batch.forget.append(envelope.id)
-            return _Moving(placement)
+            return
         body = encode(envelope)
-        if way is Way.MAILBOX:
-            return self._add_to_mailbox(batch, placement, body, entry.waiter, delivery, now_ms)
-        event = event_of(placement, body, entry.waiter, now_ms=now_ms)
+        if way is Way.PARKED:
+            signature = Signature(placement.requirements, envelope.message_type, lane)
+            batch.parked[signature.key] = encode(signature)
+            batch.add(key, self._keys.parked_stream(signature.key), body)
+            _note_rest(batch, placement)
+        else:
+            batch.add(key)
+        batch.tell(event_of(placement, body, now_ms=now_ms))
         if way is Way.LATER:
             assert envelope.deliver_at is not UNSET
             assert envelope.deliver_at is not None
-            member, due_ms = LANE_NUMBER[entry.lane] + envelope.id, to_ms(envelope.deliver_at)
-            batch.moves.append(Move(key, None, body, event=event, moment=due_ms, later=member))
-        elif way is Way.PARKED:
-            signature = Signature(placement.requirements, envelope.message_type, entry.lane)
-            batch.parked[signature.key] = encode(signature)
-            target = self._keys.parked_stream(signature.key)
-            batch.moves.append(Move(key, target, body, entry.waiter, event, _expires_ms(placement)))
-        else:
-            batch.moves.append(Move(key, None, event=event))
-        return _Moving(placement)
+            batch.schedule(LANE_NUMBER[lane] + envelope.id, to_ms(envelope.deliver_at), body)
 
     def _add_to_mailbox(
-        self,
-        batch: RouteBatch,
-        placement: Placement,
-        body: bytes,
-        waiter: str,
-        delivery: Delivery | None,
-        now_ms: int,
-    ) -> _Moving:
+        self, batch: RouteBatch, placement: Placement, delivery: Delivery | None, now_ms: int
+    ) -> None:
         envelope, agent = placement.envelope, placement.agent
         assert envelope is not None
         assert agent is not None
         lane = lane_of(envelope.priority)
+        placement.body = body = encode(envelope)
         mailbox = delivery.expect(agent, lane) if delivery is not None else None
-        target = mailbox.key if mailbox is not None else self._keys.mailbox(agent.id, lane)
-        direct = False
         if delivery is not None and mailbox is not None:
-            direct = delivery.takes_directly(mailbox)
+            placement.mailbox, target = mailbox, mailbox.key
+            placement.told = not delivery.takes_directly(mailbox)
             if not mailbox.active:
                 mailbox.active = True
                 batch.activate.add(target)
-        elif agent.endpoint is not None:
-            batch.activate.add(target)
-            batch.ring.append(target)
         else:
-            batch.pulling.add(agent.id)
-        event = b"" if direct else event_of(placement, body, waiter, now_ms=now_ms)
-        batch.moves.append(Move(placement.key, target, body, waiter, event, _expires_ms(placement)))
-        return _Moving(placement, body, waiter, not direct, mailbox)
+            target = self._keys.mailbox(agent.id, lane)
+            if agent.endpoint is None:
+                batch.pulling.add(agent.id)
+            else:
+                batch.activate.add(target)
+                batch.ring[target] = None
+        batch.add(placement.key, target, body)
+        if placement.told:
+            batch.tell(event_of(placement, body, now_ms=now_ms))
+        if placement.waiter or envelope.expires_at is not None:
+            _note_rest(batch, placement)
 
     def _set_aside(
         self, batch: RouteBatch, placement: Placement, entry: IngressEntry, number: int | None, now_ms: int
-    ) -> list[_Moving]:
+    ) -> list[Placement]:
         """Add the event of what is set aside, and, where it is a message, of how that ended.
 
         A move each: the call notes one mailbox entry for every event, and counts events by moves.
         """
-        event = self._quarantined(placement, entry, number, now_ms)
-        batch.moves.append(Move(b"", None, event=event))
-        moving = [_Moving(placement)]
-        if placement.envelope is not None:
-            ended = event_of(placement, encode(placement.envelope), entry.waiter, now_ms=now_ms)
-            batch.moves.append(Move(b"", None, event=ended))
-            moving.append(_Moving(Placement(Way.ENDED, placement.raw)))
-        return moving
+        batch.add(b"")
+        batch.tell(self._quarantined(placement, entry, number, now_ms))
+        if placement.envelope is None:
+            return [placement]
+        batch.add(b"")
+        batch.tell(event_of(placement, encode(placement.envelope), now_ms=now_ms))
+        return [placement, Placement(Way.ENDED, placement.raw)]
 
     def _quarantined(
         self, placement: Placement, entry: IngressEntry, number: int | None, now_ms: int
@@ -207,11 +190,11 @@ class Mover:
 
     def _moved(
         self,
-        moving: list[_Moving],
+        moving: list[Placement],
         delivery: Delivery | None,
         pulling: set[str],
         on_moved: Callable[[BrokerError | None], None],
-        reply: Reply,
+        reply: list[str] | BrokerError,
     ) -> None:
         """Hand over what has been moved; `delivery` is who expected it. Agents that pull get the word."""
         owner = self._delivery()
@@ -223,41 +206,62 @@ class Mover:
                     owner.miss(one.mailbox)
             on_moved(reply)
             return
-        now_ms = self._clock.now_ms()
-        for one, entry in zip(moving, reply, strict=True):
-            _COUNTED[Way.DUPLICATE if entry is None else one.placement.way].inc()
-            if one.mailbox is None or owner is None:
-                continue
-            if owner is not delivery:
-                # The owner changed while the call was under way: the new one has to look for itself.
-                owner.ring(one.mailbox.key)
-            elif entry is None:
-                owner.miss(one.mailbox)
-            else:
-                self._hand_over(owner, one.mailbox, one, entry.decode(), now_ms)
+        _count(moving, reply)
+        if owner is not None and owner is not delivery:
+            # The owner changed while the call was under way: the new one has to look for itself.
+            for key in {one.mailbox.key for one in moving if one.mailbox is not None}:
+                owner.ring(key)
+        elif owner is not None:
+            self._hand_over(owner, moving, reply)
         if pulling:
             self._connection.call(("PUBLISH", ARRIVED, encode(sorted(pulling))), _ignore)
         on_moved(None)
 
-    def _hand_over(self, owner: Delivery, mailbox: Mailbox, one: _Moving, entry: str, now_ms: int) -> None:
-        assert one.placement.envelope is not None
-        owner.accept(
-            mailbox,
-            entry,
-            one.placement.envelope,
-            one.body,
-            waiter=one.waiter,
-            told=one.told,
-            route=one.placement.route,
-            now_ms=now_ms,
-        )
+    def _hand_over(self, owner: Delivery, moving: list[Placement], entries: list[str]) -> None:
+        now_ms = self._clock.now_ms()
+        for one, entry in zip(moving, entries, strict=True):
+            mailbox = one.mailbox
+            if mailbox is None:
+                continue
+            if entry == DUPLICATE:
+                owner.miss(mailbox)
+                continue
+            assert one.envelope is not None
+            owner.accept(
+                mailbox,
+                entry,
+                one.envelope,
+                one.body,
+                waiter=one.waiter,
+                told=one.told,
+                route=one.route,
+                now_ms=now_ms,
+            )
+
+
+def _count(moving: list[Placement], entries: list[str]) -> None:
+    """Count how the messages of a call went; by far the most of them go into mailboxes."""
+    duplicates = entries.count(DUPLICATE)
+    _COUNTED[Way.DUPLICATE].inc(duplicates)
+    others = [
+        one.way
+        for one, entry in zip(moving, entries, strict=True)
+        if one.way is not Way.MAILBOX and entry != DUPLICATE
+    ]
+    for way in others:
+        _COUNTED[way].inc()
+    _COUNTED[Way.MAILBOX].inc(len(moving) - len(others) - duplicates)
 
 
 def _ignore(_: Reply) -> None:
     """A word of arrival that gets lost costs its agent the time to the next sweep."""
 
 
-def _expires_ms(placement: Placement) -> int | None:
+def _note_rest(batch: RouteBatch, placement: Placement) -> None:
+    """Add what few messages have: a gateway that waits, a moment at which it expires."""
+    if placement.waiter:
+        batch.wait(placement.waiter)
     envelope = placement.envelope
     assert envelope is not None
-    return None if envelope.expires_at is None else to_ms(envelope.expires_at)
+    if envelope.expires_at is not None:
+        batch.expire(to_ms(envelope.expires_at))

@@ -4,11 +4,12 @@ A placement says where (`Way`), with the message as it will lie there, and the l
 must hear of it at once: of everything that is not posted from memory right away.
 """
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
 from broker.core.directory import Directory
 from broker.core.explanation import brief
@@ -23,6 +24,7 @@ from schema.limits import REQUIREMENTS_MAX, SCHEDULE_AHEAD_MS_MAX
 from schema.message import Envelope, Reason, Status
 from schema.quick import quick
 from schema.times import from_ms, to_ms
+from workers.delivery.items import Mailbox
 
 CREATED_AHEAD_MS_MAX: Final = 300_000
 CREATED_AGE_MS_MAX: Final = 30 * 24 * 3600 * 1000
@@ -46,7 +48,10 @@ class Way(Enum):
 class Placement(Struct, gc=False):
     """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
     forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote. `key`:
-    what makes a second publish of the same message a duplicate; empty for what is not looked up."""
+    what makes a second publish of the same message a duplicate; empty for what is not looked up.
+
+    The rest is noted as it is moved. `body`: the message as it lies in the mailbox. `told`: its ledger event
+    goes with the call. `mailbox`: where the delivery owner in this process expects it."""
 
     way: Way
     raw: bytes
@@ -58,26 +63,27 @@ class Placement(Struct, gc=False):
     reason: str = ""
     detail: str = ""
     key: bytes = b""
+    waiter: str = ""
+    body: bytes = b""
+    told: bool = True
+    mailbox: Mailbox | None = None
 
 
 class Placer:
-    """Places messages of one shard. Holds no state of its own."""
+    """Places messages of one shard. `chance` returns a random number in [0, 1)."""
 
-    def __init__(self, directory: Directory, loads: Loads, *, shard: int, shards: int) -> None:
+    def __init__(
+        self, directory: Directory, loads: Loads, *, shard: int, shards: int, chance: Callable[[], float]
+    ) -> None:
         self._directory = directory
         self._loads = loads
         self._shard = shard
         self._shards = shards
+        self._chance = chance
+        self._believed_second = -1
+        self._earliest = self._latest = from_ms(0)
 
-    def place(
-        self,
-        raw: bytes,
-        entry: IngressEntry,
-        chosen: dict[str, str],
-        *,
-        now_ms: int,
-        chance: tuple[float, float],
-    ) -> Placement:
+    def place(self, raw: bytes, entry: IngressEntry, chosen: dict[str, str], *, now_ms: int) -> Placement:
         """Decide where a message goes. `chosen`: choices made before a crash, by message id.
 
         UNDECIDED means its recipient (or sender) is unknown to a directory that may be behind the message:
@@ -88,28 +94,23 @@ class Placer:
             self._complete(envelope, entry)
         except Rejected as error:
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
-        placement = self._place(raw, envelope, entry, chosen, now_ms, chance)
+        placement = self._place(raw, envelope, entry, chosen, now_ms)
         if not entry.passed and placement.way is not Way.QUARANTINED:
             placement.key = deduplication_key(envelope)
         return placement
 
     def _place(
-        self,
-        raw: bytes,
-        envelope: Envelope,
-        entry: IngressEntry,
-        chosen: dict[str, str],
-        now_ms: int,
-        chance: tuple[float, float],
+        self, raw: bytes, envelope: Envelope, entry: IngressEntry, chosen: dict[str, str], now_ms: int
     ) -> Placement:
-        if not self._resolve_sender(envelope):
+        if envelope.from_agent_id is not None and not self._resolve_sender(envelope, envelope.from_agent_id):
             return Placement(Way.UNDECIDED, raw, envelope)
-        if not entry.passed and self._is_early(envelope, now_ms):
-            return Placement(Way.LATER, raw, envelope)
-        envelope.deliver_at = UNSET
+        if envelope.deliver_at is not UNSET:
+            if not entry.passed and self._is_early(envelope, now_ms):
+                return Placement(Way.LATER, raw, envelope)
+            envelope.deliver_at = UNSET
         if envelope.to_agent_id is not None:
-            return self._place_named(raw, envelope, now_ms)
-        return self._place_by_capability(raw, envelope, chosen, now_ms, chance)
+            return self._place_named(raw, envelope, envelope.to_agent_id, now_ms)
+        return self._place_by_capability(raw, envelope, chosen, now_ms)
 
     def judge_unknown(self, placement: Placement) -> Placement:
         """Return the placement of a message whose recipient (or sender) a fresh directory does not know."""
@@ -131,20 +132,28 @@ class Placer:
     def _complete(self, envelope: Envelope, entry: IngressEntry) -> None:
         """Fill in what publishers may leave out, and correct a clock that cannot be right."""
         created = envelope.created_at
-        if created is None:
+        if created is None or not (entry.passed or self._believes(created, entry.at_ms)):
             envelope.created_at = from_ms(entry.at_ms)
-        else:
-            age_ms = entry.at_ms - to_ms(created)
-            if not entry.passed and not -CREATED_AHEAD_MS_MAX <= age_ms <= CREATED_AGE_MS_MAX:
-                envelope.created_at = from_ms(entry.at_ms)
         envelope.status = _PENDING
         at = envelope.deliver_at
         if isinstance(at, datetime) and to_ms(at) > entry.at_ms + SCHEDULE_AHEAD_MS_MAX:
             raise Rejected("deliver_at is too far ahead", field="deliver_at")
 
-    def _resolve_sender(self, envelope: Envelope) -> bool:
-        sender = envelope.from_agent_id
-        if sender is None or is_id(sender):
+    def _believes(self, created: datetime, at_ms: int) -> bool:
+        """Tell whether a creation time can be right. The bounds are of the second, not the millisecond: they
+        are made once for all messages of it."""
+        second = at_ms // 1000
+        if second != self._believed_second:
+            self._believed_second = second
+            self._earliest = from_ms(at_ms - CREATED_AGE_MS_MAX)
+            self._latest = from_ms(at_ms + CREATED_AHEAD_MS_MAX)
+        if created.tzinfo is None:
+            created = created.replace(tzinfo=UTC)
+        return self._earliest <= created <= self._latest
+
+    def _resolve_sender(self, envelope: Envelope, sender: str) -> bool:
+        """Put the sender's id in place of its name; tell whether it is known (any id is)."""
+        if sender in self._directory or is_id(sender):
             return True
         if is_id(sender.lower()):
             envelope.from_agent_id = sender.lower()
@@ -161,23 +170,23 @@ class Placer:
             return False
         return now_ms < to_ms(at)
 
-    def _place_named(self, raw: bytes, envelope: Envelope, now_ms: int) -> Placement:
-        assert envelope.to_agent_id is not None
-        route = _object(envelope.route)
-        agent = self._directory.resolve(envelope.to_agent_id)
+    def _place_named(self, raw: bytes, envelope: Envelope, recipient: str, now_ms: int) -> Placement:
+        agent = self._directory.resolve(recipient)
         if agent is None:
             return Placement(Way.UNDECIDED, raw, envelope)
         envelope.to_agent_id = agent.id
         if shard_of(agent.id, self._shards) != self._shard:
             return Placement(Way.FORWARD, raw, envelope, agent)
-        envelope.route = UNSET
+        route = None
+        if envelope.route is not UNSET:
+            route, envelope.route = _object(envelope.route), UNSET
         refusal = check_named(envelope, agent, now_ms)
         if refusal is not None:
             return Placement(Way.ENDED, raw, envelope, agent, route=route, reason=refusal.value)
         return Placement(Way.MAILBOX, raw, envelope, agent, route=route)
 
     def _place_by_capability(
-        self, raw: bytes, envelope: Envelope, chosen: dict[str, str], now_ms: int, chance: tuple[float, float]
+        self, raw: bytes, envelope: Envelope, chosen: dict[str, str], now_ms: int
     ) -> Placement:
         requirements = requirements_of(envelope)
         if not requirements or len(requirements) > REQUIREMENTS_MAX:
@@ -185,7 +194,7 @@ class Placer:
             return Placement(Way.QUARANTINED, raw, envelope, reason=Reason.MALFORMED.value, detail=detail)
         envelope.requirements = requirements
         envelope.route = UNSET
-        if (before := chosen.get(envelope.id)) is not None and (again := self._directory.get(before)):
+        if chosen and (before := chosen.get(envelope.id)) and (again := self._directory.get(before)):
             return self._placed(raw, envelope, again, None)
         choice = choose(
             envelope,
@@ -195,10 +204,10 @@ class Placer:
             shard=self._shard,
             shards=self._shards,
             now_ms=now_ms,
-            chance=chance,
+            chance=(self._chance(), self._chance()),
         )
         if isinstance(choice, Choice):
-            return self._placed(raw, envelope, choice.agent, bytes(brief(choice)))
+            return self._placed(raw, envelope, choice.agent, brief(choice))
         if choice.ends is not None:
             return Placement(Way.ENDED, raw, envelope, reason=choice.ends.value)
         return Placement(Way.PARKED, raw, envelope, requirements=tuple(requirements))
@@ -212,9 +221,9 @@ class Placer:
         return Placement(way, raw, envelope, agent, chosen=True, route=route)
 
 
-def _object(route: Raw | UnsetType) -> bytes | None:
+def _object(route: Raw) -> bytes | None:
     """Return an explanation that came along; anything but an object is none."""
-    return bytes(route) if isinstance(route, Raw) and memoryview(route)[0] == ord("{") else None
+    return bytes(route) if memoryview(route)[0] == ord("{") else None
 
 
 def deduplication_key(envelope: Envelope) -> bytes:
@@ -223,7 +232,7 @@ def deduplication_key(envelope: Envelope) -> bytes:
     return key if not isinstance(envelope.round, int) else key + envelope.round.to_bytes(2)
 
 
-def event_of(placement: Placement, body: bytes, waiter: str, *, now_ms: int) -> bytes:
+def event_of(placement: Placement, body: bytes, *, now_ms: int) -> bytes:
     """Return the ledger event of a placement, encoded."""
     envelope = placement.envelope
     assert envelope is not None
@@ -241,6 +250,6 @@ def event_of(placement: Placement, body: bytes, waiter: str, *, now_ms: int) -> 
             status=status,
             reason=placement.reason or None,
             route=Raw(placement.route) if placement.route is not None else UNSET,
-            waiter=waiter or None,
+            waiter=placement.waiter or None,
         )
     )

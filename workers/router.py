@@ -9,7 +9,6 @@ copy. "Unknown recipient" is judged only against a directory refreshed after the
 """
 
 import asyncio
-import random
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -171,11 +170,15 @@ class Router:
 
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
         now_ms = self._clock.now_ms()
-        placed = await self._place_batch(entries, now_ms)
-        entries = [entry for entry, _ in placed]
-        leaving = [(entry, one) for entry, many in placed for one in many if one.way is Way.FORWARD]
+        placed = self._place_batch(entries, now_ms)
+        ways = {one.way for _, many in placed for one in many}
+        if Way.UNDECIDED in ways:
+            placed = await self._judge_unknown(placed, now_ms)
+            entries = [entry for entry, _ in placed]
+            ways = {one.way for _, many in placed for one in many}
         try:
-            if leaving:
+            if Way.FORWARD in ways:
+                leaving = [(entry, one) for entry, many in placed for one in many if one.way is Way.FORWARD]
                 await self._forward(leaving, now_ms)
         except StreamsFull as error:
             self._moved(entries, error)
@@ -206,12 +209,9 @@ class Router:
         self._per_entry += 0.2 * (max(1.0, messages / len(entries)) - self._per_entry)
         return entries
 
-    async def _place_batch(self, entries: list[IngressEntry], now_ms: int) -> Placed:
+    def _place_batch(self, entries: list[IngressEntry], now_ms: int) -> Placed:
         keys: set[bytes] = set()
-        placed = [(entry, self._place_all(entry, keys, now_ms)) for entry in entries]
-        if any(one.way is Way.UNDECIDED for _, many in placed for one in many):
-            placed = await self._judge_unknown(placed, now_ms)
-        return placed
+        return [(entry, self._place_all(entry, keys, now_ms)) for entry in entries]
 
     def _place_all(self, entry: IngressEntry, keys: set[bytes], now_ms: int) -> list[Placement]:
         if not entry.messages or len(entry.messages) > ENTRY_MESSAGES_MAX:
@@ -221,16 +221,17 @@ class Router:
         placements = []
         for raw in entry.messages:
             placement = self._place(raw, entry, now_ms)
-            if placement.key and placement.key in keys:
+            key = placement.key
+            if key in keys:
                 placement.way = Way.DUPLICATE
-            keys.add(placement.key)
+            elif key:
+                keys.add(key)
             placements.append(placement)
         return placements
 
     def _place(self, raw: bytes, entry: IngressEntry, now_ms: int) -> Placement:
-        chance = (random.random(), random.random())
         try:
-            return self._placer.place(raw, entry, self._chosen, now_ms=now_ms, chance=chance)
+            return self._placer.place(raw, entry, self._chosen, now_ms=now_ms)
         except Exception as error:
             # A fault of ours must not stop the stream: the next owner would meet the same message again.
             logs.error("route.message_broken", shard=self._keys.shard, entry=entry.id, error=error)

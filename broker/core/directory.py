@@ -33,6 +33,9 @@ class Directory:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, agent_id: str) -> bool:
+        return agent_id in self._slots
+
     def agents(self) -> Iterator[Agent]:
         """Yield every agent. The directory must not change meanwhile."""
         return (self.by_slot[slot] for slot in self._slots.values())

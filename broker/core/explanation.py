@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from broker.core.directory import Directory
 from broker.core.routing import (
@@ -99,14 +99,14 @@ class RouteBrief(Struct, gc=False):
     sampled: list[BriefCandidate]
 
 
-def brief(choice: Choice) -> Raw:
+def brief(choice: Choice) -> bytes:
     """Return the compact form of a choice as JSON, ready for a ledger event."""
     # Scores are not rounded here: that would cost as much again as all the rest.
     sampled = [
         BriefCandidate(seen.agent.id, seen.load, seen.score) for seen in choice.sampled[:_SAMPLED_KEPT]
     ]
     rule = choice.rule._value_
-    return Raw(encode(RouteBrief(choice.agent.id, rule, choice.score, choice.candidates, sampled)))
+    return encode(RouteBrief(choice.agent.id, rule, choice.score, choice.candidates, sampled))
 
 
 def explain(

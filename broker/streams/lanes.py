@@ -27,10 +27,14 @@ class IngressEntry:
         self.id = entry_id
         self.at_ms = int(entry_id.partition("-")[0])
         """When Redis took the entry, by its own clock."""
-        self.messages: list[bytes] = []
         self.waiter = ""
         self.passed = False
-        for name, value in zip(fields[::2], fields[1::2], strict=True):
+        names = fields[::2]
+        if names.count(b"m") == len(names):
+            self.messages = fields[1::2]
+            return
+        self.messages = []
+        for name, value in zip(names, fields[1::2], strict=True):
             if name == b"m":
                 self.messages.append(value)
             elif name == b"w":

@@ -8,45 +8,64 @@ from msgspec import Struct, field
 from broker.streams.connection import Argument, Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.scripts import ROUTE
+from schema.errors import BrokerError
 from schema.message import LANES, Lane
 
-_NO_TARGET: Final = 0
-_LATER: Final = -1
 LANE_NUMBER: Final = {lane: str(number) for number, lane in enumerate(LANES)}
-
-
-class Move(Struct, gc=False):
-    """What happens to one message.
-
-    `key`: deduplication key, empty for none. `target`: stream it goes to; None: its way ends here and only
-    `event` stays. `moment`: when it expires, or, for `later`, when it is due (server ms). `member`: its name
-    among the scheduled ones.
-    """
-
-    key: bytes
-    target: str | None
-    message: bytes = b""
-    waiter: str = ""
-    event: bytes = b""
-    moment: int | None = None
-    later: str = ""
+NOWHERE: Final = "-"
+"""In place of an entry id: the message lies in no stream."""
+DUPLICATE: Final = "="
+"""In place of an entry id: it was seen before, and nothing has happened to it."""
 
 
 class RouteBatch(Struct):
-    """Moves of one call, and what else changes with them.
+    """What one call moves, and what else changes with it. `add` fills the first three, a value each a move.
+
+    `keys`: what makes a second publish a duplicate, empty for none. `targets`: the streams they go to.
+    `messages`: empty for one whose way ends here. The rest is for those few moves that have it, by their
+    numbers from 1 on: `waiters` (number, gateway), `expiries` (number, server ms), `later` (number, member,
+    due in server ms, message), flat each. `events` are ledger events, `about` the moves they tell of.
 
     `activate`: targets to put on the active set. `parked`: requirements by signature. `forget`: choices that
     have arrived. `done`: ingress entries that are finished with these moves. `ring`: mailboxes a delivery
     owner in another process should look at. `pulling`: recipients without an endpoint; not part of the call.
     """
 
-    moves: list[Move] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    waiters: list[Argument] = field(default_factory=list)
+    expiries: list[Argument] = field(default_factory=list)
+    later: list[Argument] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
+    about: list[int] = field(default_factory=list)
     activate: set[str] = field(default_factory=set)
     parked: dict[str, bytes] = field(default_factory=dict)
     forget: list[str] = field(default_factory=list)
     done: dict[Lane, list[str]] = field(default_factory=lambda: {lane: [] for lane in LANES})
-    ring: list[str] = field(default_factory=list)
+    ring: dict[str, None] = field(default_factory=dict)
     pulling: set[str] = field(default_factory=set)
+
+    def add(self, key: bytes, target: str = "", message: bytes = b"") -> None:
+        """Add a move to a target; without one, its way ends here and only what `tell` adds stays."""
+        self.keys.append(key)
+        self.targets.append(target)
+        self.messages.append(message)
+
+    # Each of the following is about the move added last.
+
+    def tell(self, event: bytes) -> None:
+        self.events.append(event)
+        self.about.append(len(self.keys))
+
+    def wait(self, waiter: str) -> None:
+        self.waiters += (len(self.keys), waiter)
+
+    def expire(self, at_ms: int) -> None:
+        self.expiries += (len(self.keys), at_ms)
+
+    def schedule(self, member: str, due_ms: int, message: bytes) -> None:
+        self.later += (len(self.keys), member, due_ms, message)
 
 
 def call_route(
@@ -57,39 +76,49 @@ def call_route(
     owner: str,
     window_ms: int,
     now_ms: int,
-    on_reply: Callable[[Reply], None],
+    on_reply: Callable[[list[str] | BrokerError], None],
 ) -> None:
-    """Send the batch. The reply has, per move, the entry id in its target (b"" without one), or None for a
-    duplicate; or it is a BrokerError (Fenced, StreamsFull: nothing has changed).
+    """Send the batch. The reply has, per move, the entry id in its target, NOWHERE or DUPLICATE; or it is a
+    BrokerError (Fenced, StreamsFull: nothing has changed).
     """
     window = now_ms // window_ms
-    targets = list(dict.fromkeys(move.target for move in batch.moves if move.target is not None))
-    place = {target: index for index, target in enumerate(targets, 1)}
+    count = len(batch.keys)
     script_keys: list[Argument] = [
         keys.owner("route"), keys.seen(window), keys.seen(window - 1), keys.active, keys.ledger,
         keys.doorbell, keys.expiry, keys.parked, keys.chosen, keys.later, keys.later_messages,
-        *keys.ingress.values(), *targets,
+        *keys.ingress.values(),
     ]  # fmt: skip
+    # A cluster wants every key to be of this shard, also one that nothing is written to.
+    nowhere = keys.ledger
+    script_keys += [target or nowhere for target in batch.targets] if "" in batch.targets else batch.targets
+    script_keys += batch.activate
+    events = batch.events
+    about = [] if len(events) == count else batch.about
     arguments: list[Argument] = [
         owner, 2 * window_ms, now_ms, " ".join(batch.ring),
-        len(batch.moves), len(batch.activate), len(batch.parked), len(batch.forget),
+        count, batch.keys.count(b""),
+        b"[" + b",".join(events) + b"]" if events else b"",
+        " ".join([str(len(event)) for event in events]), len(about),
+        len(batch.waiters) // 2, len(batch.expiries) // 2, len(batch.later) // 4,
+        len(batch.activate), len(batch.parked), len(batch.forget),
         *(len(entries) for entries in batch.done.values()),
     ]  # fmt: skip
-    for move in batch.moves:
-        arguments += _arguments_of(move, place)
-    arguments += [place[target] for target in batch.activate]
+    arguments += batch.keys
+    arguments += batch.messages
+    arguments += about
+    arguments += batch.waiters
+    arguments += batch.expiries
+    arguments += batch.later
     for signature, requirements in batch.parked.items():
         arguments += (signature, requirements)
     arguments += batch.forget
     for entries in batch.done.values():
         arguments += entries
-    connection.run(ROUTE, script_keys, arguments, on_reply)
 
+    def answered(reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            on_reply(reply)
+        else:
+            on_reply(reply.decode().split(" ") if count else [])
 
-def _arguments_of(move: Move, place: dict[str, int]) -> tuple[Argument, ...]:
-    if move.later:
-        target = _LATER
-    else:
-        target = _NO_TARGET if move.target is None else place[move.target]
-    moment = "" if move.moment is None else move.moment
-    return (move.key, target, move.message, move.later or move.waiter, move.event, moment)
+    connection.run(ROUTE, script_keys, arguments, answered)

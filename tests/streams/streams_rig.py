@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
-from broker.streams.moves import Move, RouteBatch, call_route
+from broker.streams.moves import DUPLICATE, NOWHERE, RouteBatch, call_route
 from broker.streams.settlement import Settlement, call_settle
 from schema.errors import BrokerError
 
@@ -32,11 +33,13 @@ async def answer_of(start: Callable[[Callable[[Reply], None]], None]) -> Reply:
 async def route(
     connection: Connection, keys: Keys, batch: RouteBatch, *, owner: str = OWNER, now_ms: int = NOW_MS
 ) -> list[bytes | None]:
-    return await answer_of(
+    """Return, per move, its entry id, b"" where it lies nowhere, None for a duplicate."""
+    reply = await answer_of(
         lambda on_reply: call_route(
             connection, keys, batch, owner=owner, window_ms=WINDOW_MS, now_ms=now_ms, on_reply=on_reply
         )
     )
+    return [None if one == DUPLICATE else b"" if one == NOWHERE else one.encode() for one in reply]
 
 
 async def settle(connection: Connection, keys: Keys, settlement: Settlement, *, owner: str = OWNER) -> int:
@@ -45,8 +48,32 @@ async def settle(connection: Connection, keys: Keys, settlement: Settlement, *, 
     )
 
 
+class Move(NamedTuple):
+    """One move of a batch, with everything it may have."""
+
+    key: bytes
+    target: str | None
+    message: bytes = b""
+    waiter: str = ""
+    event: bytes = b""
+    moment: int | None = None
+    later: str = ""
+
+
 def moves(*these: Move) -> RouteBatch:
-    return RouteBatch(moves=list(these))
+    batch = RouteBatch()
+    for one in these:
+        batch.add(one.key, one.target or "", b"" if one.later else one.message)
+        if one.waiter:
+            batch.wait(one.waiter)
+        if one.event:
+            batch.tell(one.event)
+        if one.later:
+            assert one.moment is not None
+            batch.schedule(one.later, one.moment, one.message)
+        elif one.moment is not None:
+            batch.expire(one.moment)
+    return batch
 
 
 def dump(raw: redis.Redis) -> dict[bytes, object]:

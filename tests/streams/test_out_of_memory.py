@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from streams_rig import dump, moves, route, settle
+from streams_rig import Move, dump, moves, route, settle
 
-from broker.streams.moves import Move
 from broker.streams.settlement import Settlement
 from schema.errors import StreamsFull
 from schema.ledger import Event, EventKind
@@ -44,7 +43,7 @@ async def test_a_batch_is_refused_whole(connection, keys, full, make):
     before = dump(full)
     batch = make()
     batch.done[Lane.HIGH].append("5-5")
-    batch.activate = {move.target for move in batch.moves if move.target and "inbox" in move.target}
+    batch.activate = {target for target in batch.targets if "inbox" in target}
     with pytest.raises(StreamsFull):
         await route(connection, keys, batch)
     assert dump(full) == before

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import redis
-from streams_rig import NOW_MS, OWNER, WINDOW_MS, dump, members, moves, route
+from streams_rig import NOW_MS, OWNER, WINDOW_MS, Move, dump, members, moves, route
 
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys
-from broker.streams.moves import Move, RouteBatch
+from broker.streams.moves import RouteBatch
 from schema.errors import Fenced
 from schema.message import LANES, Lane
 
@@ -48,7 +48,7 @@ async def test_a_stale_owner_is_fenced_and_changes_nothing_at_all(connection, ke
     batch.parked["sig"] = b"{}"
     batch.forget.append("id")
     batch.done[Lane.HIGH].append(entry)
-    batch.ring.append(BOX)
+    batch.ring[BOX] = None
     before = dump(raw)
     for stale in ("6:tester", "7:other", ""):
         with pytest.raises(Fenced):
@@ -161,7 +161,7 @@ async def test_a_mailbox_keeps_the_time_it_became_active(connection, keys, raw):
 
 async def test_the_doorbell_names_the_mailboxes_of_the_call(connection, keys, raw):
     batch = moves(Move(b"", BOX, b"{}"), Move(b"", OTHER, b"{}"))
-    batch.ring = [BOX, OTHER]
+    batch.ring = dict.fromkeys([BOX, OTHER])
     await route(connection, keys, batch)
     [(_, fields)] = raw.xrange(keys.doorbell)
     assert fields == {b"m": f"{BOX} {OTHER}".encode()}
@@ -188,7 +188,7 @@ async def test_a_call_as_large_as_an_entry_may_be_goes_through(connection, keys,
             for n in range(count)
         )
     )
-    batch.activate = {move.target for move in batch.moves if move.target}
+    batch.activate = set(batch.targets)
     assert len(await route(connection, keys, batch)) == count
     assert raw.zcard(keys.active) == raw.zcard(keys.expiry) == count
     assert raw.get(keys.owner("route")).decode() == OWNER

@@ -1,116 +1,146 @@
 -- Moves one batch of messages from the ingress lanes to where the router decided: a mailbox, a parked stream,
 -- the set of scheduled messages, or nowhere (finished here; only its ledger event stays).
 -- Atomic, because a message must never be in two places or in none, and because deduplication and move are one.
--- One redis.call a message, the rest once a batch. The first write is a growing one, so that Redis at its
--- memory limit refuses the whole batch and never half of it.
+-- One redis.call and three values a message, the rest once a batch: the keys to look up lie side by side, so that
+-- they go on as they came, and what few messages have (a waiter, an expiry) is named by the message's number.
+-- The first write is a growing one, so that Redis at its memory limit refuses the whole batch and never half of it.
 --
 -- KEYS 1 owner:route  2 seen (this window)  3 seen (last window)  4 active  5 ledger  6 doorbell  7 expiry
---      8 parked  9 chosen  10 later  11 later:messages  12-14 ingress high, normal, low  15.. targets
+--      8 parked  9 chosen  10 later  11 later:messages  12-14 ingress high, normal, low
+--      15.. per message: its target (anything where it has none); then the mailboxes to activate
 -- ARGV 1 owner value  2 lifetime of `seen` in ms  3 now in ms  4 doorbell text ('' for none)
---      5 number of messages  6 number of mailboxes to activate  7 number of parked signatures
---      8 number of choices to forget  9-11 number of ingress entries to delete per lane
---      then per message: deduplication key ('' for none), target (0 none, -1 later, else index into KEYS 15..),
---        message, gateway that waits ('' for none; for a scheduled one its member: lane number and id),
---        ledger event ('' for none), when it expires (a scheduled one: is due) in ms ('' for never)
---      then: index of each mailbox to activate; signature and requirements of each parked one;
---        message ids whose choice is forgotten; ingress entries, lane by lane
--- Reply: per message the entry id in its target, '' where it has none, or false for a duplicate.
+--      5 number of messages  6 how many of them have no deduplication key
+--      7 ledger events as a JSON array ('' for none)  8 lengths of the events in it, in bytes, space-separated
+--      9 number of messages an event is about (0: one event for every message, in order)
+--      10 number of waiters  11 of expiries  12 of scheduled messages  13 of mailboxes to activate
+--      14 of parked signatures  15 of choices to forget  16-18 of ingress entries to delete per lane
+--      then deduplication keys ('' for none), one per message; messages ('' without a target), one per message;
+--        numbers of the messages the events are about, in the order of the events;
+--        number and gateway that waits; number and ms of each expiry;
+--        number, member (lane number and id), due ms and message of each scheduled one;
+--        signature and requirements of each parked one; message ids whose choice is forgotten;
+--        ingress entries, lane by lane
+-- Reply: per message the entry id in its target, '-' where it has none, '=' for a duplicate; space-separated.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED route') end
 local count = tonumber(ARGV[5])
-local at = 11
-local keys, places = {}, {}
-for i = 1, count do
-  local key = ARGV[at + 6 * i - 5]
-  if key ~= '' then
-    keys[#keys + 1] = key
-    places[#places + 1] = i
+local keys_at = 18
+local messages_at = keys_at + count
+local duplicate, duplicates = {}, 0
+if count > 0 then
+  for window = 2, 3 do
+    local known = redis.call('SMISMEMBER', KEYS[window], unpack(ARGV, keys_at + 1, keys_at + count))
+    for i = 1, count do
+      if known[i] == 1 and not duplicate[i] then
+        duplicate[i] = true
+        duplicates = duplicates + 1
+      end
+    end
   end
 end
-local duplicate = {}
-if #keys > 0 then
-  local now_seen = redis.call('SMISMEMBER', KEYS[2], unpack(keys))
-  local before_seen = redis.call('SMISMEMBER', KEYS[3], unpack(keys))
-  for k, i in ipairs(places) do
-    if now_seen[k] == 1 or before_seen[k] == 1 then duplicate[i] = true end
-  end
+local abouts_at = messages_at + count
+local about = tonumber(ARGV[9])
+local at = abouts_at + about
+local waiter = {}
+for _ = 1, tonumber(ARGV[10]) do
+  waiter[tonumber(ARGV[at + 1])] = ARGV[at + 2]
+  at = at + 2
 end
-local reply, events, entries, expiry, fresh = {}, {}, {}, {}, {}
-local has_entries = false
+local reply, landed = {}, false
 for i = 1, count do
+  local message = ARGV[messages_at + i]
   if duplicate[i] then
-    reply[i] = false
+    reply[i] = '='
+  elseif message == '' then
+    reply[i] = '-'
   else
-    local base = at + 6 * i - 5
-    local key, target, message, waiter = ARGV[base], tonumber(ARGV[base + 1]), ARGV[base + 2], ARGV[base + 3]
-    local event, moment = ARGV[base + 4], ARGV[base + 5]
-    local entry = ''
-    if target > 0 then
-      if waiter == '' then
-        entry = redis.call('XADD', KEYS[14 + target], '*', 'm', message)
-      else
-        entry = redis.call('XADD', KEYS[14 + target], '*', 'm', message, 'w', waiter)
-      end
-      if moment ~= '' then
-        expiry[#expiry + 1] = moment
-        expiry[#expiry + 1] = KEYS[14 + target] .. '|' .. entry
-      end
-    elseif target == -1 then
-      redis.call('ZADD', KEYS[10], moment, waiter)
-      redis.call('HSET', KEYS[11], waiter, message)
+    landed = true
+    if waiter[i] then
+      reply[i] = redis.call('XADD', KEYS[14 + i], '*', 'm', message, 'w', waiter[i])
+    else
+      reply[i] = redis.call('XADD', KEYS[14 + i], '*', 'm', message)
     end
-    if event ~= '' then
-      events[#events + 1] = event
-      if target > 0 then
-        entries[#entries + 1] = entry
-        has_entries = true
-      else
-        entries[#entries + 1] = '-'
-      end
-    end
-    if key ~= '' then fresh[#fresh + 1] = key end
-    reply[i] = entry
   end
 end
-at = at + 6 * count
-if #fresh > 0 then
+local expiry = {}
+for _ = 1, tonumber(ARGV[11]) do
+  local i = tonumber(ARGV[at + 1])
+  if not duplicate[i] then
+    expiry[#expiry + 1] = ARGV[at + 2]
+    expiry[#expiry + 1] = KEYS[14 + i] .. '|' .. reply[i]
+  end
+  at = at + 2
+end
+for _ = 1, tonumber(ARGV[12]) do
+  if not duplicate[tonumber(ARGV[at + 1])] then
+    redis.call('ZADD', KEYS[10], ARGV[at + 3], ARGV[at + 2])
+    redis.call('HSET', KEYS[11], ARGV[at + 2], ARGV[at + 4])
+  end
+  at = at + 4
+end
+local keyless = tonumber(ARGV[6])
+if duplicates == 0 and keyless == 0 and count > 0 then
+  redis.call('SADD', KEYS[2], unpack(ARGV, keys_at + 1, keys_at + count))
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+elseif duplicates + keyless < count then
+  local fresh = {}
+  for i = 1, count do
+    local key = ARGV[keys_at + i]
+    if key ~= '' and not duplicate[i] then fresh[#fresh + 1] = key end
+  end
   redis.call('SADD', KEYS[2], unpack(fresh))
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 if #expiry > 0 then redis.call('ZADD', KEYS[7], unpack(expiry)) end
-local activate = tonumber(ARGV[6])
+local activate = tonumber(ARGV[13])
 if activate > 0 then
   local pairs_ = {}
   for i = 1, activate do
     pairs_[2 * i - 1] = ARGV[3]
-    pairs_[2 * i] = KEYS[14 + tonumber(ARGV[at + i])]
+    pairs_[2 * i] = KEYS[14 + count + i]
   end
   redis.call('ZADD', KEYS[4], 'NX', unpack(pairs_))
-  at = at + activate
 end
-local parked = tonumber(ARGV[7])
+local parked = tonumber(ARGV[14])
 if parked > 0 then
   redis.call('HSET', KEYS[8], unpack(ARGV, at + 1, at + 2 * parked))
   at = at + 2 * parked
 end
-local forget = tonumber(ARGV[8])
+local forget = tonumber(ARGV[15])
 if forget > 0 then
   redis.call('HDEL', KEYS[9], unpack(ARGV, at + 1, at + forget))
   at = at + forget
 end
-if #events > 0 then
-  local batch = '[' .. table.concat(events, ',') .. ']'
-  if has_entries then
-    redis.call('XADD', KEYS[5], '*', 'b', batch, 'i', table.concat(entries, ' '))
+local events = ARGV[7]
+if events ~= '' then
+  local entries
+  if duplicates == 0 and about == 0 then
+    entries = table.concat(reply, ' ')
   else
-    redis.call('XADD', KEYS[5], '*', 'b', batch)
+    local kept, of, number, from = {}, {}, 0, 2
+    for length in string.gmatch(ARGV[8], '%d+') do
+      number = number + 1
+      local i = about == 0 and number or tonumber(ARGV[abouts_at + number])
+      if not duplicate[i] then
+        kept[#kept + 1] = string.sub(events, from, from + length - 1)
+        of[#of + 1] = reply[i]
+      end
+      from = from + length + 1
+    end
+    events = #kept > 0 and '[' .. table.concat(kept, ',') .. ']' or ''
+    entries = table.concat(of, ' ')
+  end
+  if events ~= '' and landed then
+    redis.call('XADD', KEYS[5], '*', 'b', events, 'i', entries)
+  elseif events ~= '' then
+    redis.call('XADD', KEYS[5], '*', 'b', events)
   end
 end
 if ARGV[4] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, '*', 'm', ARGV[4]) end
 for lane = 1, 3 do
-  local n = tonumber(ARGV[8 + lane])
+  local n = tonumber(ARGV[15 + lane])
   if n > 0 then
     redis.call('XDEL', KEYS[11 + lane], unpack(ARGV, at + 1, at + n))
     at = at + n
   end
 end
-return reply
+return table.concat(reply, ' ')

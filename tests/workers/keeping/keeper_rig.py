@@ -18,7 +18,7 @@ from broker.store.pool import Pool
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys
 from broker.streams.lanes import IngressEntry
-from broker.streams.moves import LANE_NUMBER, Move, RouteBatch, call_route
+from broker.streams.moves import LANE_NUMBER, RouteBatch, call_route
 from broker.streams.ownership import Lease, Leases
 from broker.telemetry.gathering import scrape
 from schema.agent import Agent
@@ -136,7 +136,8 @@ async def schedule(
     for message_id, moment in due_ms.items():
         body = encode(Envelope(id=message_id))
         member = LANE_NUMBER[lane] + message_id
-        batch.moves.append(Move(message_id.encode(), None, body, moment=moment, later=member))
+        batch.add(message_id.encode())
+        batch.schedule(member, moment, body)
     answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     call_route(
         connection,
