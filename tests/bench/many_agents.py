@@ -102,12 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)"
     )
     parser.add_argument("--repeat", type=int, default=2, help="flat-out runs of each kind (default 2)")
+    parser.add_argument(
+        "--period", type=float, default=PERIOD_S, help="seconds between heartbeats (default 30)"
+    )
     parser.add_argument("--parts", default="rate,beat,wait", help="what to measure (default rate,beat,wait)")
 
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
     plan = Plan(
-        agents=args.agents, messages=args.messages, repeat=args.repeat, period_s=PERIOD_S, quiet_s=QUIET_S
+        agents=args.agents, messages=args.messages, repeat=args.repeat, period_s=args.period, quiet_s=QUIET_S
     )
     if args.quick:
         plan = Plan(agents=200, messages=400, repeat=1, period_s=1.0, quiet_s=0.5)
@@ -186,7 +189,7 @@ async def _register(yard: Yard, console: Console) -> None:
         Aim("Redis bytes for an idle agent", f"<= {IDLE_BYTES_AIM}", f"{each:.0f}", each <= IDLE_BYTES_AIM)
     )
     yard.findings.notes.append(
-        f"{plan.agents:,} agents: rows and keys by the store's statements, and word on the registry stream, in "
+        f"{plan.agents:,} agents: rows and keys by the store's statements and word on the registry stream in "
         f"{rows_s:.1f} s, known to the worker after {known_s:.1f} s; over HTTP one after the other "
         f"{http_rate:,.0f}/s, so {plan.agents / http_rate:,.0f} s."
     )
@@ -402,8 +405,8 @@ async def _measure_waiting(yard: Yard, console: Console) -> None:
             "Redis bytes for each agent with one waiting message",
             ["agents", "beyond the payload", "payload"],
             rows,
-            f"When the first were given endpoints, {count:,} messages arrived at {count / drained_s:,.0f}/s; of "
-            f"what they had taken {1 - (after.data - before.data) / ((sum(pulls)) * count):.0%} was given back.",
+            f"Given endpoints, the first got their messages at {count / drained_s:,.0f}/s; of what had been "
+            f"taken {1 - (after.data - before.data) / (sum(pulls) * count):.0%} was given back.",
         )
     )
     for name, each in (("an agent that pulls", pulls[0]), ("an endpoint that refuses", refusing[0])):
