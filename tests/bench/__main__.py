@@ -65,8 +65,11 @@ def chosen(wanted: Sequence[str]) -> list[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether the program is there."""
-    return importlib.util.find_spec(f"bench.{name}") is not None
+    """Whether the program is there: a module, or a package that can be run."""
+    spec = importlib.util.find_spec(f"bench.{name}")
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"bench.{name}.__main__")
+    return spec is not None
 
 
 def run_all(names: Sequence[str], *, quick: bool, out: Path, console: Console) -> list[str]:

@@ -82,6 +82,11 @@ def test_unknown_or_unclear_name_is_refused(word: str) -> None:
         chosen([word])
 
 
+@pytest.mark.parametrize(("name", "there"), [("end_to_end", True), ("kit", False), ("nothing", False)])
+def test_only_what_can_be_run_is_a_program(name: str, there: bool) -> None:
+    assert exists(name) is there
+
+
 def test_old_results_of_a_program_are_removed_and_no_others(tmp_path: Path) -> None:
     for name in ("routing.json", "routing.md", "routing-cost.svg", "routing_more.md", "README.md"):
         (tmp_path / name).touch()
