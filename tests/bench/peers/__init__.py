@@ -1,0 +1,1 @@
+"""Agent Broker beside workers that good engineers write in an afternoon with known libraries."""

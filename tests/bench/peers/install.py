@@ -1,0 +1,115 @@
+"""Installs a peer under build/peers from its lock file, once: a venv of its own, or node_modules.
+
+Where that cannot be done (no node, no network, no wheel for this machine) it says why, and the peer is
+skipped. What is installed is exactly what the lock file's hashes say.
+"""
+
+import asyncio
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[2] / "build" / "peers"
+STAMP: Final = "installed"
+INSTALL_S: Final = 300.0
+PIP: Final = (
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--retries",
+    "1",
+    "--timeout",
+    "30",
+)
+NPM: Final = ("ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+NODE_MAJOR_MIN: Final = 20
+
+
+class Missing(Exception):
+    """A peer cannot be installed here; the text says why."""
+
+
+async def python(name: str) -> Path:
+    """Return the `bin` directory of a peer's venv, making it if need be. Raises: Missing."""
+    lock = HERE / name / "requirements.lock"
+    home = ROOT / name
+    if _is_current(home, lock):
+        return home / "bin"
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    await _run(sys.executable, "-m", "venv", str(home))
+    # The lock file holds everything, so nothing else is resolved.
+    await _run(str(home / "bin" / "python"), *PIP, "--no-deps", "--require-hashes", "-r", str(lock))
+    _stamp(home, lock)
+    return home / "bin"
+
+
+async def node(name: str, *also: Path) -> Path:
+    """Return a directory with a peer's scripts, `also` and node_modules: scripts resolve packages from where
+    they lie. Raises: Missing."""
+    lock = HERE / name / "package-lock.json"
+    home = ROOT / name
+    await _require_node()
+    if not _is_current(home, lock):
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        for manifest in (lock, lock.with_name("package.json")):
+            shutil.copy(manifest, home)  # npm installs where they lie
+        await _run("npm", *NPM, cwd=home)
+        _stamp(home, lock)
+    for script in (*(HERE / name).glob("*.js"), *also):
+        shutil.copy(script, home)
+    return home
+
+
+async def _require_node() -> None:
+    version = await _run("node", "--version")
+    major = version.strip().removeprefix("v").partition(".")[0]
+    if not major.isdigit() or int(major) < NODE_MAJOR_MIN:
+        raise Missing(f"node {version.strip()} is older than {NODE_MAJOR_MIN}")
+    if shutil.which("npm") is None:
+        raise Missing("npm is not installed")
+
+
+async def _run(*command: str, cwd: Path | None = None) -> str:
+    """Run a command and return its output. Raises: Missing, with the last line of what it said."""
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=asyncio.subprocess.STDOUT, cwd=cwd
+        )
+    except FileNotFoundError:
+        raise Missing(f"{command[0]} is not installed") from None
+    try:
+        async with asyncio.timeout(INSTALL_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise Missing(f"{Path(command[0]).name} did not end in {INSTALL_S:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = said.decode(errors="replace")
+    if process.returncode != 0:
+        errors = [line for line in text.splitlines() if "error" in line.lower()] or text.splitlines() or [""]
+        said_short = errors[0].strip().replace(str(ROOT), "build/peers")[:200]
+        raise Missing(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {said_short}")
+    return text
+
+
+def _is_current(home: Path, lock: Path) -> bool:
+    stamp = home / STAMP
+    return stamp.exists() and stamp.read_text() == _digest(lock)
+
+
+def _stamp(home: Path, lock: Path) -> None:
+    (home / STAMP).write_text(_digest(lock))
+
+
+def _digest(lock: Path) -> str:
+    return f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {sys.version_info[:2]}"
