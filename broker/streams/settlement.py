@@ -7,16 +7,15 @@ from msgspec import Struct, field
 from broker.streams.connection import Argument, Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.scripts import SETTLE
-from schema.codec import encode
-from schema.ledger import Event
 
 
 class Settlement(Struct):
-    """What one call changes. `finished`: entries to delete, by mailbox. `retries`: due member -> due ms.
-    `over`: due members that are no longer needed. `forget`: members of the expiry set."""
+    """What one call changes. `finished`: entries to delete, by mailbox. `events`: for the ledger, encoded.
+    `retries`: due member -> due ms. `over`: due members that are no longer needed. `forget`: members of the
+    expiry set."""
 
     finished: dict[str, list[str]] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
     forget: list[str] = field(default_factory=list)
@@ -41,7 +40,7 @@ def call_settle(
     ]  # fmt: skip
     arguments: list[Argument] = [
         owner,
-        encode(settlement.events) if settlement.events else b"",
+        b"[%b]" % b",".join(settlement.events) if settlement.events else b"",
         len(settlement.retries),
         len(settlement.over),
         len(settlement.forget),

@@ -7,12 +7,13 @@ import redis
 from streams_rig import Move, dump, moves, route, settle
 
 from broker.streams.settlement import Settlement
+from schema.codec import encode
 from schema.errors import StreamsFull
 from schema.ledger import Event, EventKind
 from schema.message import Lane, Status
 
 BOX = "ab:{0}:inbox:agent:normal"
-EVENT = Event(kind=EventKind.SETTLED, id="a", at_ms=1, status=Status.DELIVERED)
+EVENT = encode(Event(kind=EventKind.SETTLED, id="a", at_ms=1, status=Status.DELIVERED))
 
 
 @pytest.fixture

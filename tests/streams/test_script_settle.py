@@ -8,6 +8,7 @@ from streams_rig import OWNER, dump, members, settle
 from broker.streams.keys import NATIVE_GROUP
 from broker.streams.scripts import DISCARD, EXPIRE, PUT_BACK, TAKE_DUE, VACATE
 from broker.streams.settlement import Settlement
+from schema.codec import encode
 from schema.errors import Fenced
 from schema.ledger import Event, EventKind
 from schema.message import Status
@@ -17,8 +18,8 @@ OTHER = "ab:{0}:inbox:other:high"
 UNDER_WAY = 9_000_000_000_000_000
 
 
-def ended(name: str) -> Event:
-    return Event(kind=EventKind.SETTLED, id=name, at_ms=1, status=Status.DELIVERED)
+def ended(name: str) -> bytes:
+    return encode(Event(kind=EventKind.SETTLED, id=name, at_ms=1, status=Status.DELIVERED))
 
 
 def put(raw, box: str, count: int = 1) -> list[str]:

@@ -19,7 +19,7 @@ from schema.ids import new_id
 from schema.limits import SETTLE_BATCH_MAX
 from schema.message import Lane, Reason, Status
 from workers.delivery.endpoint import Endpoint
-from workers.delivery.items import Item, Mailbox
+from workers.delivery.items import Item, Mailbox, item_of
 from workers.delivery.outcome import announced, finished
 from workers.delivery.settler import Settler
 
@@ -64,7 +64,7 @@ def items(raw: redis.Redis, count: int, **more) -> list[Item]:
     pipe = raw.pipeline(transaction=False)
     for _ in range(count):
         pipe.xadd(mailbox.key, {"m": body})
-    return [Item(mailbox, entry.decode(), envelope, body, "") for entry in pipe.execute()]
+    return [item_of(mailbox, entry.decode(), envelope, body, "") for entry in pipe.execute()]
 
 
 @pytest.mark.parametrize("what", ["finish", "retry", "again"])

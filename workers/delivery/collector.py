@@ -20,7 +20,7 @@ from schema.limits import (
     COLLECT_MAILBOXES_MAX,
     DUE_BATCH_MAX,
 )
-from workers.delivery.items import Item, Mailbox
+from workers.delivery.items import Item, Mailbox, item_of
 from workers.delivery.mailroom import Mailroom
 
 UNDER_WAY: Final = 9_000_000_000_000_000
@@ -174,4 +174,4 @@ class Collector:
 def _item(mailbox: Mailbox, entry: Reply) -> Item:
     fields = entry[1]
     waiter = fields[3].decode() if len(fields) > 3 else ""
-    return Item(mailbox, entry[0].decode(), decode_stored_envelope(fields[1]), fields[1], waiter)
+    return item_of(mailbox, entry[0].decode(), decode_stored_envelope(fields[1]), fields[1], waiter)

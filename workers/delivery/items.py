@@ -9,7 +9,9 @@ Invariants, which make posting from memory safe beside reading back:
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from schema.codec import NO_OPTIONS, options_of
 from schema.message import DeliveryOptions, Envelope, Lane
@@ -18,62 +20,37 @@ from schema.times import to_ms
 if TYPE_CHECKING:
     from workers.delivery.endpoint import Endpoint
 
+_NO_METADATA: Final = b"{}"
 
-class Item:
-    """One message on its way to an endpoint: what pushing and settling it need, and no more."""
 
-    __slots__ = (
-        "announced",
-        "attempts",
-        "body",
-        "conversation_id",
-        "created_ms",
-        "due_taken",
-        "entry",
-        "expires_ms",
-        "held_ms",
-        "hop",
-        "id",
-        "in_flight",
-        "mailbox",
-        "options",
-        "requirements",
-        "root_id",
-        "round",
-        "route",
-        "sender",
-        "started_ms",
-        "waiter",
-    )
+class Item(Struct, eq=False):
+    """One message on its way to an endpoint: what pushing and settling it need, and no more. See `item_of`.
 
-    def __init__(self, mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, waiter: str) -> None:
-        self.mailbox = mailbox
-        self.entry = entry
-        self.id = envelope.id
-        self.body = body
-        self.waiter = waiter
-        self.root_id = envelope.root_id or envelope.id
-        self.round: int = envelope.round if isinstance(envelope.round, int) else 0
-        self.created_ms = to_ms(envelope.created_at) if envelope.created_at is not None else 0
-        self.expires_ms = to_ms(envelope.expires_at) if envelope.expires_at is not None else None
-        requirements = envelope.requirements
-        self.requirements: list[str] = requirements if isinstance(requirements, list) else []
-        self.options: DeliveryOptions = (
-            options_of(envelope) if len(bytes(envelope.metadata)) > 2 else NO_OPTIONS
-        )
-        self.attempts = 0
-        """Attempts used so far in this round."""
-        self.announced = False
-        """Whether a ledger event with the whole message has been written."""
-        self.route: bytes | None = None
-        self.due_taken = False
-        """Whether it came from the due set, where it is marked as under way."""
-        self.in_flight = False
-        self.started_ms = 0
-        self.held_ms = 0
-        self.sender = envelope.from_agent_id
-        self.conversation_id = envelope.conversation_id
-        self.hop = envelope.hop
+    `attempts`: used so far in this round. `announced`: whether a ledger event with the whole message has been
+    written. `due_taken`: whether it came from the due set, where it is marked as under way.
+    """
+
+    mailbox: "Mailbox"
+    entry: str
+    id: str
+    body: bytes
+    waiter: str
+    root_id: str
+    round: int
+    created_ms: int
+    expires_ms: int | None
+    requirements: list[str]
+    options: DeliveryOptions
+    sender: str | None
+    conversation_id: str | None
+    hop: int
+    attempts: int = 0
+    announced: bool = False
+    route: bytes | None = None
+    due_taken: bool = False
+    in_flight: bool = False
+    started_ms: int = 0
+    held_ms: int = 0
 
     @property
     def due_member(self) -> str:
@@ -84,6 +61,29 @@ class Item:
     def place(self) -> str:
         """Its member of the expiry set, and its name among what waits for a retry."""
         return f"{self.mailbox.key}|{self.entry}"
+
+
+def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, waiter: str) -> Item:
+    """Return the item of an entry: of the envelope only what is asked for again, or memory would hold every
+    waiting message twice."""
+    created_at, expires_at, requirements = envelope.created_at, envelope.expires_at, envelope.requirements
+    message_round, metadata = envelope.round, envelope.metadata
+    return Item(
+        mailbox,
+        entry,
+        envelope.id,
+        body,
+        waiter,
+        envelope.root_id or envelope.id,
+        message_round if type(message_round) is int else 0,
+        0 if created_at is None else to_ms(created_at),
+        None if expires_at is None else to_ms(expires_at),
+        requirements if type(requirements) is list else [],
+        NO_OPTIONS if len(metadata) <= len(_NO_METADATA) else options_of(envelope),
+        envelope.from_agent_id,
+        envelope.conversation_id,
+        envelope.hop,
+    )
 
 
 class Mailbox:

@@ -136,6 +136,18 @@ class Mailroom:
         if mailbox.held == 0:
             self._note_idle(mailbox)
 
+    def settled(self, items: list[Item]) -> None:
+        """Let go of items that Redis has settled."""
+        now_ms = self._now_ms()
+        for item in items:
+            if item.due_taken:
+                self.retrying.discard(item.place)
+            mailbox = item.mailbox
+            mailbox.held -= 1
+            if mailbox.held == 0:
+                mailbox.idle_since_ms = now_ms
+                self._idle.append((now_ms, mailbox.key))
+
     def came(self, mailbox: Mailbox) -> None:
         """Note that one of the messages that were coming is here, or will not come."""
         mailbox.coming -= 1

@@ -136,7 +136,7 @@ def _attempt(item: Item, result: Answer | Failure, number: int) -> Attempt:
             attempted_ms=item.started_ms,
             duration_ms=result.duration_ms,
             response_code=result.status,
-            response_body=_text(result.body),
+            response_body=kept_text(result.body),
             round=item.round,
         )
     timed_out = result.kind is FailureKind.TIMEOUT
@@ -150,7 +150,7 @@ def _attempt(item: Item, result: Answer | Failure, number: int) -> Attempt:
     )
 
 
-def _text(body: bytes) -> str | None:
+def kept_text(body: bytes) -> str | None:
     """Return what is kept of a response body: text Postgres can store."""
     if not body:
         return None
@@ -159,11 +159,17 @@ def _text(body: bytes) -> str | None:
     )
 
 
+def may_speak(body: bytes) -> bool:
+    """Tell whether the body of a 2xx can say more than "delivered"."""
+    return len(body) >= _SPEAKS_BYTES_MIN and (b'"status"' in body or b'"reply"' in body)
+
+
 _SILENT: Final = _AgentAnswer()
+_SPEAKS_BYTES_MIN: Final = len(b'{"reply":{}}')
 
 
 def _read(body: bytes) -> _AgentAnswer:
-    if len(body) < len(b'{"reply":{}}') or (b'"status"' not in body and b'"reply"' not in body):
+    if not may_speak(body):
         return _SILENT
     try:
         said = _answer_decoder.decode(body)

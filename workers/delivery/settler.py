@@ -15,6 +15,7 @@ from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.notifications import commands
 from broker.streams.settlement import Settlement, call_settle
+from schema.codec import encode
 from schema.errors import BrokerError
 from schema.ledger import Event, Receipt
 from schema.limits import SETTLE_BATCH_MAX
@@ -68,18 +69,16 @@ class Settler:
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._idle = asyncio.Event()
-        self._idle.set()
 
     def finish(self, item: Item, event: Event) -> None:
         """Settle an item for good: its entry goes, its event stays."""
-        settlement = self._batch.settlement
-        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
-        if item.due_taken:
-            settlement.over.append(item.due_member)
-        if item.expires_ms is not None:
-            settlement.forget.append(item.place)
-        self._batch.items.append(item)
-        self._note(event, item.waiter)
+        self._finish(item)
+        self._note(encode(event), event.id, event.status, item.waiter)
+
+    def finish_written(self, item: Item, event: bytes) -> None:
+        """Settle an item that was delivered; its event is written already."""
+        self._finish(item)
+        self._note(event, item.id, Status.DELIVERED, item.waiter)
 
     def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
         """Plan another attempt; `member` is its name among what waits."""
@@ -88,16 +87,18 @@ class Settler:
             settlement.over.append(item.due_member)
         settlement.retries[member] = due_ms
         self._batch.items.append(item)
-        self._note(event, item.waiter)
+        self._note(encode(event), event.id, event.status, item.waiter)
 
     def tell(self, event: Event) -> None:
         """Append an event that changes no entry."""
-        self._note(event, event.waiter or "")
+        self._note(encode(event), event.id, event.status, event.waiter or "")
 
     async def drain(self) -> None:
         """Wait until everything handed over has been answered."""
         self._flush()
-        await self._idle.wait()
+        while not self._is_idle:
+            self._idle.clear()
+            await self._idle.wait()
 
     def close(self) -> None:
         """Send nothing more."""
@@ -106,12 +107,20 @@ class Settler:
             self._timer.cancel()
             self._timer = None
 
-    def _note(self, event: Event, waiter: str) -> None:
+    def _finish(self, item: Item) -> None:
+        settlement = self._batch.settlement
+        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        if item.due_taken:
+            settlement.over.append(item.due_member)
+        if item.expires_ms is not None:
+            settlement.forget.append(item.place)
+        self._batch.items.append(item)
+
+    def _note(self, event: bytes, message_id: str, status: Status, waiter: str) -> None:
         batch = self._batch
         batch.settlement.events.append(event)
-        self._idle.clear()
-        if waiter and (rung := _RUNG.get(event.status)) is not None:
-            batch.receipts.setdefault(waiter, []).append(Receipt(event.id, rung))
+        if waiter and (rung := _RUNG.get(status)) is not None:
+            batch.receipts.setdefault(waiter, []).append(Receipt(message_id, rung))
         if len(batch.settlement.events) >= SETTLE_BATCH_MAX:
             self._full.append(batch)
             self._batch = _Batch()
@@ -153,8 +162,12 @@ class Settler:
         if self._timer is None or self._full:
             # The bound on calls held a flush back, so what waits has lingered enough.
             self._flush()
-        if not self._in_flight and not self._full and self._batch.settlement.is_empty:
+        if self._is_idle:
             self._idle.set()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._in_flight and not self._full and self._batch.settlement.is_empty
 
 
 def _ignore(_: Reply) -> None:

@@ -20,6 +20,8 @@ WEIGHT: Final = 0.1
 """What one attempt counts in the averages: the last twenty or so matter."""
 FORGIVE_MS: Final = 60_000
 """After this long without an attempt an agent's record counts for 1/e of what it did."""
+HEARD_MS: Final = 1_000
+"""A successful push is a sign of life; more often than this it says nothing new."""
 TRACKED_MAX: Final = 200_000
 """Pairs of agent and capability; at the bound the averages start anew."""
 
@@ -29,6 +31,7 @@ _RETRIED: Final = metrics.MESSAGES.child(stage="deliver", outcome="retried")
 _FAILED: Final = metrics.MESSAGES.child(stage="deliver", outcome="failed")
 _EXPIRED: Final = metrics.MESSAGES.child(stage="deliver", outcome="expired")
 _SECONDS: Final = {status: metrics.DELIVERY_SECONDS.child(outcome=status.value) for status in AttemptStatus}
+_SUCCESS_SECONDS: Final = _SECONDS[AttemptStatus.SUCCESS]
 _LATENCY: Final = {lane: metrics.PUBLISH_TO_DELIVERED.child(lane=lane.value) for lane in Lane}
 _OK: Final = metrics.ATTEMPTS.child(outcome="success", reason="ok")
 _CODES: Final = {408: "throttled", 425: "throttled", 429: "throttled", 503: "throttled", 410: "gone"}
@@ -59,6 +62,20 @@ class DeliveryStats:
         """The time of the last attempt or tick: near enough for what fades over a minute."""
         self._averages: dict[tuple[str, str], _Average] = {}
         self._pushed = pushed
+
+    def delivered(self, item: Item, duration_ms: int, now_ms: int) -> None:
+        """Count one attempt that delivered, as `attempted` would."""
+        _SUCCESS_SECONDS.observe(duration_ms / 1000)
+        _OK.value += 1
+        _DELIVERED.value += 1
+        mailbox = item.mailbox
+        endpoint = mailbox.endpoint
+        if now_ms - endpoint.heard_ms >= HEARD_MS:
+            endpoint.heard_ms = now_ms
+            self._pushed(endpoint.agent.id, now_ms)
+        _LATENCY[mailbox.lane].observe((now_ms - item.created_ms) / 1000)
+        if item.requirements:
+            self._learn(endpoint.agent.id, item.requirements[0], True, duration_ms, now_ms)
 
     def attempted(self, item: Item, outcome: Outcome, now_ms: int) -> None:
         """Count one attempt and what it came to."""

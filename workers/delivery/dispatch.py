@@ -1,0 +1,270 @@
+"""Posts what memory holds as far as endpoint, breaker and quota allow, and settles what came of it.
+
+Does not know where items come from (`delivery`, `collector`) nor what happens by the clock (`rounds`).
+Invariant: an item that was posted is settled, tried again or, after `close`, dropped, exactly once.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from msgspec import UNSET, Struct
+
+from broker.core.breaker import BreakerState
+from broker.streams.clock import ServerClock
+from broker.transport.client import Answer, Deadlines, Failure, PushClient
+from schema.limits import SHARD_IN_FLIGHT_MAX
+from schema.message import Reason, Status
+from workers.delivery.announcing import Announcer
+from workers.delivery.endpoint import Endpoint
+from workers.delivery.items import Item
+from workers.delivery.mailroom import Mailroom
+from workers.delivery.outcome import Outcome, conclude, finished
+from workers.delivery.plain import plain_event
+from workers.delivery.replies import Replies
+from workers.delivery.settler import Settler
+from workers.delivery.stats import DeliveryStats
+from workers.delivery.troubled import Troubled
+
+TIMEOUT_S_MAX: Final = 300.0
+
+
+class DeliveryRules(Struct, frozen=True):
+    """What the deployment sets. `scale` shrinks retry and breaker times (tests)."""
+
+    deadlines: Deadlines
+    quota: int = SHARD_IN_FLIGHT_MAX
+    scale: float = 1.0
+
+
+class Dispatch:
+    """The requests of one shard. `on_room`: memory has room for what lies in Redis; `on_retry`: one is due
+    then."""
+
+    def __init__(
+        self,
+        room: Mailroom,
+        settler: Settler,
+        announcer: Announcer,
+        *,
+        client: PushClient,
+        clock: ServerClock,
+        rules: DeliveryRules,
+        stats: DeliveryStats,
+        replies: Replies,
+        on_room: Callable[[], None],
+        on_retry: Callable[[int], None],
+    ) -> None:
+        self.in_flight = 0
+        self.stopping = False
+        """Whether nothing new is to be posted."""
+        self._room = room
+        self._settler = settler
+        self._announcer = announcer
+        self._client = client
+        self._clock = clock
+        self._rules = rules
+        self._quota = rules.quota
+        self._stats = stats
+        self._replies = replies
+        self._on_room = on_room
+        self._on_retry = on_retry
+        self._ready: deque[Endpoint] = deque()
+        """Endpoints with room that wait for the quota."""
+        self._troubled = Troubled()
+        self._relieved = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._replying = 0
+        """Answers that carry a reply which is not published yet; they are settled after it."""
+        self._closed = False
+
+    # --- in and out -----------------------------------------------------------------------------------
+
+    def take(self, item: Item, now_ms: int) -> None:
+        """Take an item into memory, and post it as soon as it may be."""
+        endpoint = item.mailbox.endpoint
+        if (
+            endpoint.queued
+            or endpoint.in_flight >= endpoint.limit
+            or self.in_flight >= self._quota
+            or endpoint.breaker.state is not BreakerState.CLOSED
+            or self.stopping
+        ):
+            self.hold(item, now_ms)
+            self.pump(endpoint, now_ms)
+            return
+        # Nothing stands before it: past the queue.
+        item.held_ms = now_ms
+        item.mailbox.held += 1
+        if not item.announced:
+            self._announcer.note(item)
+        self._post(endpoint, item, now_ms)
+
+    def hold(self, item: Item, now_ms: int) -> None:
+        """Take an item into memory; the caller pumps."""
+        item.held_ms = now_ms
+        self._room.hold(item)
+        if not item.announced:
+            self._announcer.note(item)
+
+    def finish(self, item: Item, status: Status, reason: Reason, now_ms: int) -> None:
+        """End an item without another attempt."""
+        self._settler.finish(item, finished(item, status, reason, now_ms=now_ms))
+        self._stats.ended(status, reason)
+        item.announced = True
+
+    @property
+    def is_saturated(self) -> bool:
+        """Tell whether endpoints with room wait for the shard's quota: more would only queue."""
+        return len(self._ready) > 0 and self.in_flight >= self._quota
+
+    async def relief(self) -> None:
+        """Wait until the quota has room again, or nothing is posted any more."""
+        while self.is_saturated and not self.stopping:
+            self._relieved.clear()
+            await self._relieved.wait()
+
+    async def drain(self) -> None:
+        """Post nothing new and wait until all that is in flight has come to its end."""
+        self.stopping = True
+        while self.in_flight or self._replying:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    def give_up(self) -> None:
+        """Drop what still comes back."""
+        self._closed = True
+
+    def close(self) -> None:
+        """Post nothing new and drop what still comes back."""
+        self.stopping = self._closed = True
+        self._relieved.set()
+
+    # --- posting --------------------------------------------------------------------------------------
+
+    def pump(self, endpoint: Endpoint, now_ms: int) -> None:
+        """Post what the endpoint, its breaker and the quota allow."""
+        while endpoint.queued and endpoint.in_flight < endpoint.limit and not self.stopping:
+            if self.in_flight >= self._quota:
+                if not endpoint.ready:
+                    endpoint.ready = True
+                    self._ready.append(endpoint)
+                return
+            breaker = endpoint.breaker
+            if breaker.state is not BreakerState.CLOSED and not breaker.may_send(now_ms):
+                self._troubled.put(endpoint)
+                return
+            item = self._room.next_item(endpoint)
+            assert item is not None
+            self._post(endpoint, item, now_ms)
+
+    def probe(self, now_ms: int) -> None:
+        """Post to endpoints whose breaker lets a request through again."""
+        for endpoint in self._troubled.due(now_ms):
+            self.pump(endpoint, now_ms)
+
+    def _post(self, endpoint: Endpoint, item: Item, now_ms: int) -> None:
+        if item.expires_ms is not None and item.expires_ms <= now_ms:
+            self.finish(item, Status.EXPIRED, Reason.EXPIRED, now_ms)
+            return
+        target = endpoint.target
+        if target is None:
+            self.finish(item, Status.FAILED, Reason.ENDPOINT_INVALID, now_ms)
+            return
+        if endpoint.breaker.state is not BreakerState.CLOSED:
+            endpoint.breaker.sent(now_ms)
+        endpoint.in_flight += 1
+        self.in_flight += 1
+        item.in_flight = True
+        item.started_ms = now_ms
+        head = endpoint.head(item, now_s=now_ms // 1000)
+        deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
+        self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
+
+    def _answered(self, item: Item, result: Answer | Failure) -> None:
+        endpoint = item.mailbox.endpoint
+        endpoint.in_flight -= 1
+        self.in_flight -= 1
+        item.in_flight = False
+        if self._closed:
+            return
+        now_ms = self._clock.now_ms()
+        event = plain_event(item, result, now_ms=now_ms) if type(result) is Answer else None
+        if event is None:
+            self._conclude(endpoint, item, result, now_ms)
+        else:
+            endpoint.breaker.succeeded(now_ms)
+            self._stats.delivered(item, result.duration_ms, now_ms)
+            self._settler.finish_written(item, event)
+            item.announced = True
+        if endpoint.queued:
+            self.pump(endpoint, now_ms)
+        if self._room.hungry:
+            self._on_room()
+        if self._ready:
+            self._pump_ready(now_ms)
+        if self.stopping:
+            self._note_quiet()
+
+    def _pump_ready(self, now_ms: int) -> None:
+        while self._ready and self.in_flight < self._quota:
+            waiting = self._ready.popleft()
+            waiting.ready = False
+            self.pump(waiting, now_ms)
+        if not self._ready:
+            self._relieved.set()
+
+    # --- settling -------------------------------------------------------------------------------------
+
+    def _conclude(self, endpoint: Endpoint, item: Item, result: Answer | Failure, now_ms: int) -> None:
+        """Draw the consequences of a result that is not just "delivered"."""
+        outcome = conclude(
+            item, result, agent=endpoint.agent, now_ms=now_ms, chance=random.random(), scale=self._rules.scale
+        )
+        if outcome.healthy is False:
+            endpoint.breaker.failed(now_ms)
+            if endpoint.breaker.state is BreakerState.OPEN:
+                self._room.shed(endpoint)
+        elif outcome.healthy:
+            endpoint.breaker.succeeded(now_ms)
+        self._stats.attempted(item, outcome, now_ms)
+        if outcome.reply is not UNSET and item.sender is not None:
+            self._replying += 1
+            self._replies.send(item, outcome, then=partial(self._replied, item, outcome))
+        else:
+            self._settle(item, outcome)
+
+    def _replied(self, item: Item, outcome: Outcome) -> None:
+        self._replying -= 1
+        if not self._closed:
+            self._settle(item, outcome)
+        self._note_quiet()
+
+    def _settle(self, item: Item, outcome: Outcome) -> None:
+        if outcome.due_ms is None:
+            self._settler.finish(item, outcome.event)
+        else:
+            member = f"{item.place}|{item.attempts + 1}"
+            self._room.wait(item.mailbox, item.place)
+            self._settler.retry(item, outcome.event, due_ms=outcome.due_ms, member=member)
+            self._on_retry(outcome.due_ms)
+        item.announced = True
+
+    def _note_quiet(self) -> None:
+        if not self.in_flight and not self._replying:
+            self._quiet.set()
+
+    def _deadlines_of(self, item: Item) -> Deadlines:
+        """Return deadlines with the message's own total, within the deployment's bounds."""
+        assert item.options.timeout is not None
+        rules = self._rules.deadlines
+        total_ms = int(min(max(item.options.timeout, 1.0), TIMEOUT_S_MAX) * 1000)
+        return Deadlines(
+            total_ms=total_ms,
+            connect_ms=rules.connect_ms,
+            tls_ms=rules.tls_ms,
+            first_byte_ms=max(rules.first_byte_ms, total_ms),
+        )
