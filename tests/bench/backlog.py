@@ -3,8 +3,8 @@ they take, and how fast they leave when the agents come back.
 
 The fleet that is away consists of agents whose endpoint refuses, agents whose endpoint takes a connection and
 never answers, and agents that pull and do not. Beside it healthy agents get a paced load of their own:
-without a backlog, at a few sizes of it, and at its full size. When the fleet returns, every agent of it is given an
-endpoint that answers, and each message has to arrive there once.
+without a backlog, at a few sizes of it, and at its full size. When the fleet returns, every agent of it is
+given an endpoint that answers, and each message has to arrive there once.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from schema.limits import PRESENCE_KEPT_MS
 from workers.keeping.board import Board
 from workers.keeping.comings import Comings
 from workers.keeping.heartbeats import Heartbeats
-from workers.keeping.signs import pages
+from workers.keeping.signs import Page, agents_of, pages, time_of
 from workers.keeping.silence import Silence
 
 LOOK_S: Final = 2.0
@@ -49,7 +49,7 @@ class PresenceFollower:
         self._board = board
         self._from_ms = 0
         self._dropped_ms = 0
-        self._read: dict[str, int] = {}
+        self._read: Page = {}
 
     async def run(self, connection: Connection) -> None:
         """Follow until cancelled. Raises: StreamsUnavailable."""
@@ -73,12 +73,16 @@ class PresenceFollower:
     async def _read_new(self, connection: Connection, now_ms: int) -> None:
         """Hand on new signs. Failing midway repeats some, which is harmless."""
         again_ms = max(self._from_ms, now_ms - OVERLAP_MS)
-        read: dict[str, int] = {}
+        read: Page = {}
         # A time ahead of ours is read when it has come.
         async for page in pages(connection, self._key, from_ms=self._from_ms, before_ms=now_ms + 1):
-            new = {agent_id: at_ms for agent_id, at_ms in page.items() if self._read.get(agent_id) != at_ms}
+            known = self._read
+            new = agents_of({member: score for member, score in page.items() if known.get(member) != score})
             self._heartbeats.add(new)
             self._silence.hear(new, now_ms=now_ms)
             self._comings.hear(new, now_ms=now_ms)
-            read.update((agent_id, at_ms) for agent_id, at_ms in page.items() if at_ms >= again_ms)
+            if time_of(next(iter(page.values()))) >= again_ms:
+                read |= page
+            else:
+                read |= {member: score for member, score in page.items() if time_of(score) >= again_ms}
         self._from_ms, self._read = again_ms, read

@@ -10,7 +10,7 @@ from typing import Final
 
 from broker.streams.connection import Connection
 from broker.telemetry import logs, metrics
-from workers.keeping.signs import pages
+from workers.keeping.signs import agents_of, pages
 
 SILENT_REMEMBERED_MAX: Final = 100_000
 """Silent agents of one shard in memory (10 MB); the return of any further ones is not told."""
@@ -46,9 +46,10 @@ class Silence:
         since_ms, limit_ms = self._limit_ms, now_ms - self._silent_after_ms
         fallen: dict[str, int] = {}
         async for page in pages(connection, self._key, from_ms=since_ms or 0, before_ms=limit_ms):
-            fallen.update(page)
+            agents = agents_of(page)
+            fallen.update(agents)
             room = max(0, SILENT_REMEMBERED_MAX - len(self._silent))
-            self._silent.update(list(page.items())[:room])
+            self._silent.update(list(agents.items())[:room])
         if since_ms is None:
             logs.event("presence.followed", shard=self._shard, silent=len(fallen))
         else:

@@ -22,7 +22,7 @@ from workers.keeping.board import Board
 from workers.keeping.comings import Comings
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.presence import DROP_MS, OVERLAP_MS, PresenceFollower
-from workers.keeping.signs import pages
+from workers.keeping.signs import agents_of, pages
 from workers.keeping.silence import Silence
 
 KEYS = Keys(0)
@@ -108,7 +108,8 @@ async def test_pages_have_every_agent_of_the_span_once(
         await hear(connection, 0, heard)
     from_ms, before_ms = span
 
-    read = [page async for page in pages(connection, KEYS.presence, from_ms=from_ms, before_ms=before_ms)]
+    found = pages(connection, KEYS.presence, from_ms=from_ms, before_ms=before_ms)
+    read = [agents_of(page) async for page in found]
 
     wanted = {agent: at_ms for agent, at_ms in heard.items() if from_ms <= at_ms < before_ms}
     assert sorted(pair for page in read for pair in page.items()) == sorted(wanted.items())
@@ -118,7 +119,8 @@ async def test_members_that_are_no_ids_are_left_out(connection: Connection) -> N
     [agent] = agent_ids(1)
     await hear(connection, 0, {agent: 5, "not an id": 5})
 
-    assert [page async for page in pages(connection, KEYS.presence, from_ms=0, before_ms=9)] == [{agent: 5}]
+    found = pages(connection, KEYS.presence, from_ms=0, before_ms=9)
+    assert [agents_of(page) async for page in found] == [{agent: 5}]
 
 
 # --- into Postgres ----------------------------------------------------------------------------------
