@@ -56,11 +56,11 @@ class Sizes(Struct, frozen=True):
 
 
 FULL: Final = Sizes(
-    messages=15_000,
+    messages=10_000,
     warm_up=2_000,
     repeat=3,
     rate=1_000,
-    seconds=8,
+    seconds=6,
     stream_messages=20_000,
     agents=1_000,
     endpoints=200,

@@ -15,6 +15,7 @@ import aiohttp
 import asyncpg
 import orjson
 from rows import AttemptRow, Rows, message_row
+from yarl import URL
 
 TRIES = 3
 BACKOFF_S = 0.2
@@ -29,7 +30,7 @@ class Undelivered(Exception):
 
 
 class Delivery:
-    def __init__(self, session: aiohttp.ClientSession, rows: Rows, endpoints: dict[str, str]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, rows: Rows, endpoints: dict[str, URL]) -> None:
         self._session = session
         self._rows = rows
         self._endpoints = endpoints
@@ -67,10 +68,12 @@ async def delivery() -> AsyncIterator[Delivery]:
     """Open the connections of a worker, as DATABASE_URL says, and close them."""
     url = os.environ["DATABASE_URL"]
     connection = await asyncpg.connect(url)
-    endpoints = {str(row["id"]): row["endpoint"] for row in await connection.fetch("SELECT * FROM agents")}
+    agents = await connection.fetch("SELECT id, endpoint FROM agents")
+    endpoints = {str(agent["id"]): URL(agent["endpoint"]) for agent in agents}
     await connection.close()
     rows = await Rows.connect(url, linger_s=LINGER_S)
     connector = aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_HOST, keepalive_timeout=60)
-    async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
+    cookies = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, cookie_jar=cookies) as session:
         yield Delivery(session, rows, endpoints)
     await rows.close()
