@@ -7,6 +7,7 @@ without one has no body. Header names are compared in lower case, values keep th
 import hmac
 import re
 from base64 import b64decode, b64encode
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 HEAD_END: Final = b"\r\n\r\n"
@@ -43,7 +44,7 @@ def header(head: bytes, name: bytes) -> bytes | None:
 
     Quickest when `name` is spelled as senders spell it: other spellings cost a copy of the head.
     """
-    label = b"\r\n%b:" % name
+    label = _label(name)
     at = head.find(label)
     if at < 0:
         at = head.lower().find(label.lower())
@@ -66,6 +67,11 @@ def sent_ns_of(body: bytes) -> int | None:
 def path_of(head: bytes) -> bytes:
     """Return the path of the request line."""
     return head.split(b" ", 2)[1]
+
+
+@lru_cache(maxsize=16)
+def _label(name: bytes) -> bytes:
+    return b"\r\n%b:" % name
 
 
 def _body_bytes(head: bytes) -> int:
