@@ -19,7 +19,7 @@ from secrets import token_hex
 from typing import Final
 from uuid import uuid4
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.console import Console
 
 from bench.kit.broker import fresh_broker
@@ -61,7 +61,7 @@ FULL: Final = Sizes(
     repeat=3,
     rate=1_000,
     seconds=6,
-    stream_messages=20_000,
+    stream_messages=10_000,
     agents=1_000,
     endpoints=200,
 )
@@ -73,7 +73,10 @@ QUICK_PEERS: Final = ("faststream",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments."""
-    parser.add_argument("--only", default="", help=f"peers to measure, of {', '.join(NAMES)} (default all)")
+    add = parser.add_argument
+    add("--only", default="", help=f"peers to measure, of {', '.join(NAMES)} (default all)")
+    add("--messages", type=int, default=0, help=f"messages of a flat-out turn (default {FULL.messages})")
+    add("--repeat", type=int, default=0, help=f"turns of each (default {FULL.repeat})")
 
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
@@ -81,7 +84,7 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
     wanted = [name for name in args.only.split(",") if name] or (QUICK_PEERS if args.quick else NAMES)
     if unknown := set(wanted) - set(NAMES):
         return Findings(wrong=[f"unknown peers: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"])
-    contest = Contest(console, QUICK if args.quick else FULL)
+    contest = Contest(console, _sizes(args))
     crews = await contest.install([peer for peer in PEERS if peer.name in wanted])
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-broker-peers-")))
@@ -90,6 +93,12 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
         if STREAM_PART in wanted:
             await contest.measure_streams(subject, home=home)
     return findings(contest.measured)
+
+
+def _sizes(args: argparse.Namespace) -> Sizes:
+    sizes = QUICK if args.quick else FULL
+    given = {name: getattr(args, name) for name in ("messages", "repeat") if getattr(args, name)}
+    return structs.replace(sizes, **given)
 
 
 class Contest:

@@ -126,7 +126,9 @@ def _cpu(entries: list[Entry]) -> Table:
     for one in entries:
         used = _by_column(middle_cpu(one.flat_out))
         total = sum(us for part, us in used.items() if part not in (PUBLISHER, IDLE))
-        rows.append([one.title, *(round(used[part], 1) for part in COLUMNS), round(total, 1)])
+        idle = round(used[IDLE], 1) if one.lacks else None  # it is not idle in its own turns
+        busy = [round(used[part], 1) for part in COLUMNS if part != IDLE]
+        rows.append([one.title, *busy, idle, round(total, 1)])
     return Table(
         "CPU, microseconds a message",
         ["", *COLUMNS, "sum without the publisher"],
