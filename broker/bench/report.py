@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.bench.figures import Latencies, median
+from broker.bench.steadiness import Steadiness
 
 
 class Run(Struct, kw_only=True):
@@ -43,6 +44,9 @@ class Report(Struct, kw_only=True):
     flat_out: list[Run]
     ceiling: list[Run]
     paced: list[Run]
+    paced_ceiling: list[Run] = field(default_factory=list)
+    """The bare loop at the rates of `paced`: what of a latency is the machine's own."""
+    steadiness: Steadiness = field(default_factory=Steadiness)
     leftovers: Leftovers
 
     def __post_init__(self) -> None:
@@ -68,8 +72,9 @@ def show(report: Report, console: Console) -> None:
     console.print(_rates(report))
     console.print(_cpu(report))
     if report.paced:
-        console.print(_latencies(report.paced))
+        console.print(_latencies(report))
     console.print(_leftovers(report.leftovers))
+    console.print(f"the machine by itself: {report.steadiness}", style="dim")
     console.print("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")
 
 
@@ -121,14 +126,15 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _latencies(runs: list[Run]) -> Table:
+def _latencies(report: Report) -> Table:
     table = Table(title="Publish to 200 at paced rates, from the time meant to send")
-    for heading in ("rate/s", "messages", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"):
-        table.add_column(heading, justify="right")
-    for run in runs:
+    for heading in ("rate/s", "", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    runs = [("product", run) for run in report.paced] + [("ceiling", run) for run in report.paced_ceiling]
+    for name, run in sorted(runs, key=lambda one: one[1].rate):
         found = run.latencies
         figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms, run.late_ms_max)
-        table.add_row(f"{run.rate:,}", f"{found.count:,}", *(f"{value:.2f}" for value in figures))
+        table.add_row(f"{run.rate:,}", name, *(f"{value:.2f}" for value in figures))
     return table
 
 

@@ -101,12 +101,14 @@ class Rig:
         run.rate = rate
         return run
 
-    async def run_ceiling(self, count: int) -> Run:
-        """Let the bare loop move as many messages of the same kind."""
+    async def run_ceiling(self, count: int, *, rate: int = 0) -> Run:
+        """Let the bare loop move as many messages of the same kind, at the same rate."""
         before = await self._begin()
         loop = asyncio.ensure_future(self._ceiling.ask(CeilingOrder(do="run", count=count), CeilingReport))
-        load = await self._load.ask(LoadOrder(do="publish", count=count, way="bare"), LoadReport)
-        return await self._end(count, before, load, (await loop).committed_ns)
+        load = await self._load.ask(LoadOrder(do="publish", count=count, rate=rate, way="bare"), LoadReport)
+        run = await self._end(count, before, load, (await loop).committed_ns)
+        run.rate = rate
+        return run
 
     async def _begin(self) -> Mapping[str, float]:
         await self._sink.ask(SinkOrder(do="reset"), Nothing)

@@ -27,6 +27,7 @@ from broker.bench.fleet import register
 from broker.bench.leftovers import growth
 from broker.bench.report import Leftovers, Report, Run, show
 from broker.bench.rig import Rig, open_rig
+from broker.bench.steadiness import look
 from broker.bench.subject import Subject, fresh, running
 from broker.client.http import AgentClient
 from schema.errors import BrokerError
@@ -36,6 +37,10 @@ WARM_UP: Final = 0.1
 RATE: Final = 1_000
 
 
+LOOK_S: Final = 4.0
+"""How long the machine alone is looked at before anything is measured on it."""
+
+
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """What is to be run."""
 
@@ -43,6 +48,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     repeat: int
     rates: list[int]
     seconds: int
+    look_s: float = LOOK_S
     agents: int
     endpoints: int
 
@@ -73,7 +79,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the benchmark; return 0, or 1 where something went missing or stood still."""
     console = Console()
     args.rates = [RATE] if args.rates is None else args.rates
-    plan = msgspec.convert({name: getattr(args, name) for name in Plan.__struct_fields__}, Plan)
+    given = {name: getattr(args, name) for name in Plan.__struct_fields__ if hasattr(args, name)}
+    plan = msgspec.convert(given, Plan)
     try:
         report = uvloop.run(_until_stopped(_bench(console, plan, args)))
     except (BrokerError, Stuck, ChildFailed) as error:
@@ -125,6 +132,7 @@ async def _prepare(rig: Rig, subject: Subject, plan: Plan) -> None:
 
 async def _measure(console: Console, rig: Rig, plan: Plan) -> Report:
     warm_up = max(1_000, int(plan.messages * WARM_UP))
+    steadiness = await look(plan.look_s)
     before = await rig.picture()
     await rig.run_product(warm_up)
     await rig.run_ceiling(warm_up)
@@ -133,9 +141,10 @@ async def _measure(console: Console, rig: Rig, plan: Plan) -> Report:
         flat_out.append(await rig.run_product(plan.messages))
         ceiling.append(await rig.run_ceiling(plan.messages))
         _tell(console, flat_out[-1], ceiling[-1])
-    paced = [
-        await rig.run_product(rate * plan.seconds, rate=rate) for rate in plan.rates if rate and plan.seconds
-    ]
+    paced, paced_ceiling = [], []
+    for rate in filter(None, plan.rates):
+        paced.append(await rig.run_product(rate * plan.seconds, rate=rate))
+        paced_ceiling.append(await rig.run_ceiling(rate * plan.seconds, rate=rate))
     await rig.finish()
     after = await rig.picture_at_rest()
     sent = warm_up + sum(run.messages for run in (*flat_out, *paced))
@@ -149,6 +158,8 @@ async def _measure(console: Console, rig: Rig, plan: Plan) -> Report:
         flat_out=flat_out,
         ceiling=ceiling,
         paced=paced,
+        paced_ceiling=paced_ceiling,
+        steadiness=steadiness,
         leftovers=leftovers,
     )
 
