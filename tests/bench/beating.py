@@ -20,8 +20,8 @@ CONNECTIONS: Final = 64
 TICK_S: Final = 0.005
 PER_GATEWAY: Final = 10_000
 """Live connections of one gateway, which renews the leases of all of them together."""
-RENEWALS_PER_PERIOD: Final = 1.5
-"""A gateway renews every 20 s; agents beat every 30."""
+RENEWAL_S: Final = 20.0
+"""How often a gateway does."""
 
 Send = Callable[[int, int], Awaitable[object]]
 """Sends the heartbeat of agent number n by connection c."""
@@ -82,10 +82,11 @@ class Beater(asyncio.Protocol):
         if not found or len(body) < int(length or 0) or self._done is None:
             return
         self._rest, done, self._done = b"", self._done, None
-        done.set_result(head.partition(b"\r\n")[0])
+        if not done.done():
+            done.set_result(head.partition(b"\r\n")[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._done is not None:
+        if self._done is not None and not self._done.done():
             self._done.set_exception(exc or ConnectionError("the gateway closed the connection"))
 
     def close(self) -> None:
@@ -94,7 +95,7 @@ class Beater(asyncio.Protocol):
 
 
 async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> float:
-    """Let every agent send one heartbeat with its own key; return how late the last one was, in s.
+    """Let agents send one heartbeat each with their own keys; return how late the last one was, in s.
 
     Raises: RuntimeError when one is refused.
     """
@@ -117,7 +118,7 @@ async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> float:
 
 
 async def natively(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> float:
-    """Let every agent send one heartbeat as a native client does; return how late the last one was, in s."""
+    """Let agents send one heartbeat each as a native client does; return how late the last one was, in s."""
     links = [Link(redis_url, name="beat") for _ in range(CONNECTIONS)]
     presences = [Presence(link, shards=shards) for link in links]
 
@@ -139,7 +140,7 @@ async def by_renewal(redis_url: str, agents: Sequence[str], *, shards: int, seco
     link = Link(redis_url, name="renew")
     sessions = Sessions(link, shards=shards)
     parts = [agents[start : start + PER_GATEWAY] for start in range(0, len(agents), PER_GATEWAY)]
-    turns = max(1, round(len(parts) * RENEWALS_PER_PERIOD))
+    turns = max(1, round(len(parts) * seconds / RENEWAL_S))
 
     async def send(number: int, _: int) -> None:
         await sessions.renew({agent: f"session-{agent}" for agent in parts[number % len(parts)]})

@@ -7,7 +7,7 @@ agents, the ceiling, 10, ...), each with as many messages.
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from secrets import token_hex
 from time import monotonic
@@ -45,9 +45,13 @@ PORTS: Final = 200
 SKILLS: Final = 50
 PERIOD_S: Final = 30.0
 """One heartbeat of every agent within this."""
+BEAT_S: Final = 10.0
+"""So long beats are sent at that rate, by as many agents as it takes, each once: nobody's key is known yet."""
 QUIET_S: Final = 10.0
+ECHO_S: Final = 5.0
+"""The keeper has read and stored everything by then."""
 SHARDS: Final = 2
-OVER_HTTP: Final = 500
+OVER_HTTP: Final = 100
 """Agents registered one by one, for the time it takes."""
 PATIENCE_S: Final = 90.0
 SAMPLE: Final = 200
@@ -66,6 +70,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     messages: int
     repeat: int
     period_s: float
+    beat_s: float
     quiet_s: float
 
     @property
@@ -102,18 +107,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--messages", type=int, default=50_000, help="messages of a flat-out run (default 50000)"
     )
     parser.add_argument("--repeat", type=int, default=2, help="flat-out runs of each kind (default 2)")
-    parser.add_argument(
-        "--period", type=float, default=PERIOD_S, help="seconds between heartbeats (default 30)"
-    )
     parser.add_argument("--parts", default="rate,beat,wait", help="what to measure (default rate,beat,wait)")
 
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
     plan = Plan(
-        agents=args.agents, messages=args.messages, repeat=args.repeat, period_s=args.period, quiet_s=QUIET_S
+        agents=args.agents,
+        messages=args.messages,
+        repeat=args.repeat,
+        period_s=PERIOD_S,
+        beat_s=BEAT_S,
+        quiet_s=QUIET_S,
     )
     if args.quick:
-        plan = Plan(agents=200, messages=400, repeat=1, period_s=1.0, quiet_s=0.5)
+        plan = Plan(agents=200, messages=400, repeat=1, period_s=1.0, beat_s=1.0, quiet_s=0.5)
     parts = args.parts.split(",")
     async with AsyncExitStack() as stack:
         yard = await _open(stack, plan)
@@ -189,7 +196,7 @@ async def _register(yard: Yard, console: Console) -> None:
         Aim("Redis bytes for an idle agent", f"<= {IDLE_BYTES_AIM}", f"{each:.0f}", each <= IDLE_BYTES_AIM)
     )
     yard.findings.notes.append(
-        f"{plan.agents:,} agents: rows and keys by the store's statements and word on the registry stream in "
+        f"{plan.agents:,} agents: rows and keys copied, and word on the registry stream in "
         f"{rows_s:.1f} s, known to the worker after {known_s:.1f} s; over HTTP one after the other "
         f"{http_rate:,.0f}/s, so {plan.agents / http_rate:,.0f} s."
     )
@@ -310,29 +317,31 @@ def _report_rates(findings: Findings, runs: dict[int, list[Run]], ceilings: list
 
 
 async def _measure_heartbeats(yard: Yard, console: Console) -> None:
-    """Let every agent beat once within a period, one way after the other; the idle broker is taken off."""
+    """Let agents beat at the rate of all of them, one way after the other; the idle broker is taken off."""
     plan, url = yard.plan, yard.broker.redis_url
     await _hear_all(yard)
     idle = await _spent(yard, asyncio.sleep(plan.quiet_s, 0.0))
     per_s = {part: seconds / plan.quiet_s for part, seconds in idle[1].items()}
     rows: list[list[Cell]] = [["nobody beats", None, sum(per_s.values()), *_shares(per_s)]]
-    ids = [agent.id for agent in yard.agents]
-    ways = {
-        "HTTP, each with its own key": beating.over_http(
-            yard.broker.api_url, yard.keys, seconds=plan.period_s
+    ids, beat_s = [agent.id for agent in yard.agents], plan.beat_s
+    some = int(plan.agents * beat_s / plan.period_s)
+    ways: dict[str, Callable[[], Coroutine[None, None, float]]] = {
+        "HTTP, each with its own key": lambda: beating.over_http(
+            yard.broker.api_url, yard.keys[:some], seconds=beat_s
         ),
-        "natively, a command each": beating.natively(url, ids, shards=SHARDS, seconds=plan.period_s),
-        "live connections (without the gateway)": beating.by_renewal(
-            url, ids, shards=SHARDS, seconds=plan.period_s
+        "natively, a command each": lambda: beating.natively(url, ids[-some:], shards=SHARDS, seconds=beat_s),
+        "live connections (without the gateway)": lambda: beating.by_renewal(
+            url, ids, shards=SHARDS, seconds=beat_s
         ),
     }
     cores: dict[str, float] = {}
     for way, beats in ways.items():
-        late_s, spent = await _spent(yard, _with_echo(beats, plan.quiet_s))
-        seconds = plan.period_s + late_s + min(plan.quiet_s, 4.0)
+        echo_s = min(plan.quiet_s, ECHO_S)
+        late_s, spent = await _spent(yard, _with_echo(beats(), echo_s))
+        seconds = beat_s + late_s + echo_s
         added = {part: max(0.0, used - per_s.get(part, 0.0) * seconds) for part, used in spent.items()}
-        cores[way] = sum(added.values()) / plan.period_s
-        rows.append([way, late_s, cores[way], *_shares({p: s / plan.period_s for p, s in added.items()})])
+        cores[way] = sum(added.values()) / beat_s
+        rows.append([way, late_s, cores[way], *_shares({p: s / beat_s for p, s in added.items()})])
         yard.tell(console, f"heartbeats, {way}: {cores[way]:.3f} of a core")
     yard.findings.tables.append(
         Table(
@@ -360,10 +369,10 @@ def _shares(used: Cpu) -> list[Cell]:
     return [round(used.get(part, 0.0), 4) for part in _PARTS]
 
 
-async def _with_echo(beats: Any, quiet_s: float) -> float:  # a coroutine of one of the ways
+async def _with_echo(beats: Coroutine[None, None, float], echo_s: float) -> float:
     """Wait a little longer, so that what the keeper writes afterwards counts as well."""
-    late_s: float = await beats
-    await asyncio.sleep(min(quiet_s, 4.0))
+    late_s = await beats
+    await asyncio.sleep(echo_s)
     return late_s
 
 

@@ -1,8 +1,8 @@
 """Very many agents at once: the rows and the words that registering each over HTTP would leave.
 
-One request per agent takes longer than what is to be measured, so rows are written with the store's own
-statements, many a transaction, and every agent is announced on the registry stream like one that was just
-registered. A sample is registered over HTTP beside it, for the time that takes.
+One request per agent takes longer than what is to be measured, so rows are copied, with the values the store
+itself would write, and every agent is announced on the registry stream like one that was just registered. A
+sample is registered over HTTP beside it, for the time that takes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +29,8 @@ ROWS: Final = 5_000
 """Rows a statement, and words a round trip."""
 JOBS_MAX: Final = 10_000
 """Nobody is ever too busy: what is measured is not parking."""
-_INSERT_AGENT: Final = load("agent_insert")
-_INSERT_KEY: Final = load("key_insert")
+_AGENT: Final = [name.strip() for name in load("agent_columns").split(",")]
+_KEY: Final = [name.strip() for name in load("key_columns").split(",")]
 _MOVE: Final = """
 UPDATE agents SET endpoint = moved.endpoint, updated_at = now()
 FROM unnest($1::uuid[], $2::text[]) AS moved (id, endpoint)
@@ -70,13 +70,14 @@ async def register_rows(
         rows = [
             (
                 *(key.id, agent.id, scopes, keys.digest(pepper.encode(), key.text), key.prefix),
-                *(from_ms(agent.created_ms), None, None),
+                *(from_ms(agent.created_ms), None, None, None),
             )
             for agent, key in zip(batch, minted[start : start + ROWS], strict=True)
         ]
         async with pool.transaction() as store:
-            await store.executemany(_INSERT_AGENT, [_columns(agent) for agent in batch])
-            await store.executemany(_INSERT_KEY, rows)
+            records = [_columns(agent) for agent in batch]
+            await store.copy_records_to_table("agents", records=records, columns=_AGENT)
+            await store.copy_records_to_table("agent_keys", records=rows, columns=_KEY)
         await announce(connection, [agent.id for agent in batch])
     async with pool.connection() as store:
         await store.execute("ANALYZE agents, agent_keys")
