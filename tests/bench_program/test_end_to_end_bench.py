@@ -113,7 +113,9 @@ def test_quick_run_accounts_for_every_message_and_is_in_the_index(tmp_path: Path
     rates, latencies = result.tables[:2]
     assert [row[-1] for row in rates.rows[:2]] == [0, 0]
     ways = ("product", "bare loop")
-        assert [(row[0], row[1]) for row in latencies.rows] == [(rate, way) for rate in (100, 200) for way in ways]
+    assert [(row[0], row[1]) for row in latencies.rows] == [
+        (rate, way) for rate in (100, 200) for way in ways
+    ]
     assert all(row[2] and row[2] <= row[3] <= row[4] <= row[6] for row in latencies.rows)  # type: ignore[operator]  # numbers
     assert f"[{result.title}]({NAME}.md)" in (tmp_path / "out" / "README.md").read_text()
     assert sorted(os.listdir(tmp_path / "out")) == [
