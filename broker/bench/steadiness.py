@@ -43,8 +43,8 @@ class Steadiness(Struct, kw_only=True):
         if not self.spells:
             return f"steady: never at less than half its speed in {self.seconds:.0f} s"
         return (
-            f"at less than half its speed for {self.slow_share:.1%} of {self.seconds:.0f} s, "
-            f"{self.spells} times, up to {self.longest_ms:.0f} ms at a time, {self.worst:.1f} times slower at worst"
+            f"at less than half its speed for {self.slow_share:.1%} of {self.seconds:.0f} s, {self.spells} "
+            f"times, up to {self.longest_ms:.0f} ms at a time, {self.worst:.1f} times slower at worst"
         )
 
 
