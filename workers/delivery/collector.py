@@ -5,7 +5,7 @@ neither waiting for a retry nor settled were under way when the last owner died,
 same id. Retries it had under way keep their count of attempts, through the mark in the due set.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -27,6 +27,9 @@ UNDER_WAY: Final = 9_000_000_000_000_000
 """Score of a retry that has been taken: far beyond any time, below 2**53 so that it is exact."""
 HOMELESS_MS: Final = 60_000
 """How long a due retry is put off whose agent has no endpoint at the moment."""
+READS_MAX: Final = 4 * COLLECT_MAILBOXES_MAX
+"""Reads under way at once. After a takeover very many mailboxes are behind; all of them asked about together
+would hold up what is routed meanwhile, and bring more than memory is meant to hold."""
 _PAGE: Final = 1_000
 
 
@@ -50,20 +53,24 @@ class Collector:
         self._keys = keys
         self._room = room
         self.next_due_ms: int | None = None
+        self._reads = 0
 
     async def take_over(self, owner: str) -> None:
         """Load what the last owner left: retries first, so that reading mailboxes can pass over them."""
-        for member in await self._connection.send("ZRANGE", self._keys.due, 0, -1):
-            place, _, _ = member.decode().rpartition("|")
-            self._room.wait(self._room.mailbox_at(place.rpartition("|")[0]), place)
+        async for members in self._members(self._keys.due):
+            for member in members:
+                place, _, _ = member.rpartition("|")
+                if place not in self._room.waiting:
+                    self._room.wait(self._room.mailbox_at(place.rpartition("|")[0]), place)
         taken = await self._connection.send("ZRANGEBYSCORE", self._keys.due, UNDER_WAY, UNDER_WAY)
         await self._put_back(taken, owner, due_ms=0)
         await self.sweep()
 
     async def sweep(self) -> None:
         """Look at every active mailbox anew: the active set is the truth about who needs service."""
-        for key in await self._connection.send("ZRANGE", self._keys.active, 0, -1):
-            self.ring(key.decode())
+        async for mailboxes in self._members(self._keys.active):
+            for key in mailboxes:
+                self.ring(key)
 
     def ring(self, key: str) -> Mailbox | None:
         """Note that a mailbox may hold entries that are not in memory; None: its agent has no endpoint."""
@@ -79,12 +86,16 @@ class Collector:
         reply follows must find the mailbox as the read left it.
         """
         hungry = self._room.hungry
-        wanted = [hungry.pop(key) for key in tuple(islice(hungry, COLLECT_MAILBOXES_MAX))]
+        at_most = min(COLLECT_MAILBOXES_MAX, READS_MAX - self._reads)
+        wanted = [hungry.pop(key) for key in tuple(islice(hungry, max(0, at_most)))]
         for mailbox in wanted:
             mailbox.collecting = True
             cursor = mailbox.cursor
-            command = ("XRANGE", mailbox.key, f"({cursor}", "+", "COUNT", COLLECT_ENTRIES_PER_MAILBOX_MAX)
-            self._connection.call(command, partial(self._collected, mailbox, cursor, on_collected))
+            count = min(COLLECT_ENTRIES_PER_MAILBOX_MAX, self._room.room_of(mailbox))
+            self._reads += 1
+            self._room.coming += count
+            command = ("XRANGE", mailbox.key, f"({cursor}", "+", "COUNT", count)
+            self._connection.call(command, partial(self._collected, mailbox, cursor, count, on_collected))
         return len(wanted)
 
     def due_by(self, due_ms: int) -> bool:
@@ -146,9 +157,26 @@ class Collector:
             page = members[start : start + _PAGE]
             await self._connection.evaluate(PUT_BACK, keys, owner, due_ms, *page)
 
+    async def _members(self, key: str) -> AsyncIterator[list[str]]:
+        """Yield all members of a sorted set, some of them twice, in pages: in one reply a hundred thousand would
+        hold up Redis, and then this process."""
+        cursor: str | bytes = "0"
+        while True:
+            cursor, page = await self._connection.send("ZSCAN", key, cursor, "COUNT", _PAGE)
+            yield [member.decode() for member in page[::2]]
+            if cursor == b"0":
+                return
+
     def _collected(
-        self, mailbox: Mailbox, cursor: str, on_collected: Callable[[Mailbox], None], reply: Reply
+        self,
+        mailbox: Mailbox,
+        cursor: str,
+        count: int,
+        on_collected: Callable[[Mailbox], None],
+        reply: Reply,
     ) -> None:
+        self._reads -= 1
+        self._room.coming -= count
         mailbox.collecting = False
         if isinstance(reply, BrokerError):
             self._on_error(reply)
@@ -164,7 +192,7 @@ class Collector:
             mailbox.cursor = entry[0].decode()
             if not self._room.is_spoken_for(f"{mailbox.key}|{mailbox.cursor}"):
                 self._hold(_item(mailbox, entry), now_ms)
-        if len(reply) == COLLECT_ENTRIES_PER_MAILBOX_MAX or mailbox.again:
+        if len(reply) == count or mailbox.again:
             self._room.fall_behind(mailbox)
         else:
             self._room.catch_up(mailbox)

@@ -53,6 +53,8 @@ class Mailroom:
         self.expiring: set[str] = set()
         """Places of entries that are being expired in Redis; a read that comes by them passes over them."""
         self.queued = 0
+        self.coming = 0
+        """Entries that reads under way may bring."""
         self._idle: deque[tuple[int, str]] = deque()
 
     def mailbox_of(self, agent_id: str, lane: Lane) -> Mailbox | None:
@@ -87,7 +89,12 @@ class Mailroom:
 
     def has_room(self, mailbox: Mailbox) -> bool:
         """Tell whether one more item of this mailbox may be held in memory."""
-        return len(mailbox.queue) < self._share(mailbox)
+        queue = mailbox.queue
+        return not queue or len(queue) < self._share(mailbox)
+
+    def room_of(self, mailbox: Mailbox) -> int:
+        """Return how many entries may be read of a mailbox now, at least one."""
+        return max(1, self._share(mailbox) - len(mailbox.queue))
 
     def _share(self, mailbox: Mailbox) -> int:
         """Return how many items a mailbox may hold. The fuller memory is, the smaller the share, and it is

@@ -1,7 +1,7 @@
 """The event of the commonest ending, delivered at the first word and nothing more to say, written as bytes.
 
 The same bytes as `encode(conclude(...).event)` at a third of its price: no structs in between. Whatever is
-unusual (announced before, an answer that says something, no 2xx) is left to `outcome`.
+unusual (an answer that says something, no 2xx) is left to `outcome`.
 """
 
 from functools import lru_cache
@@ -18,19 +18,22 @@ def plain_event(item: Item, answer: Answer, *, now_ms: int) -> bytes | None:
     Ids are written as they are: they have been judged, and hold nothing JSON would escape.
     """
     status, duration_ms = answer.status, answer.duration_ms
-    if item.announced or not 200 <= status < 300 or may_speak(answer.body):
+    if not 200 <= status < 300 or may_speak(answer.body):
         return None
     round_too = f',"round":{item.round}' if item.round else ""
     duration = f',"duration_ms":{duration_ms}' if duration_ms else ""
-    first = f'{{"kind":"settled","id":"{item.id}","at_ms":{now_ms},"message":'
+    first = f'{{"kind":"settled","id":"{item.id}","at_ms":{now_ms}'
     last = (
         f',"to":"{item.mailbox.endpoint.agent.id}","status":"delivered",'
         f'"attempt":{{"number":{item.attempts + 1},"status":"success","attempted_ms":{item.started_ms}'
         f"{duration}{_said(status, answer.body)}{round_too}}}"
     )
-    parts = [first.encode(), item.body, last.encode()]
-    if item.route is not None:
-        parts += (b',"route":', item.route)
+    if item.announced:
+        parts = [first.encode(), last.encode()]
+    else:
+        parts = [first.encode(), b',"message":', item.body, last.encode()]
+        if item.route is not None:
+            parts += (b',"route":', item.route)
     if item.waiter:
         parts += (b',"waiter":', encode(item.waiter))
     parts.append(f"{round_too}}}".encode() if round_too else b"}")
