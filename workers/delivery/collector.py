@@ -158,8 +158,8 @@ class Collector:
             await self._connection.evaluate(PUT_BACK, keys, owner, due_ms, *page)
 
     async def _members(self, key: str) -> AsyncIterator[list[str]]:
-        """Yield all members of a sorted set, some of them twice, in pages: in one reply a hundred thousand would
-        hold up Redis, and then this process."""
+        """Yield all members of a sorted set, perhaps some twice, in pages: a hundred thousand in one reply
+        would hold up Redis, and then this process."""
         cursor: str | bytes = "0"
         while True:
             cursor, page = await self._connection.send("ZSCAN", key, cursor, "COUNT", _PAGE)

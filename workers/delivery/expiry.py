@@ -28,6 +28,8 @@ class Expiry:
         self._connection = connection
         self._keys = keys
         self._room = room
+        self.is_behind = False
+        """Whether more may be due than was taken: the last take was as large as it may be."""
 
     async def take(self, owner: str, *, now_ms: int) -> list[Item]:
         """Expire what is due: entries in Redis here and now; items waiting in memory are returned, for the
@@ -44,6 +46,8 @@ class Expiry:
                 in_redis.append((key, entry))
             elif (item := self._room.take_out(mailbox, entry)) is not None:
                 items.append(item)
+        # Only where something ended: what is in flight stays where it is, and would be read again and again.
+        self.is_behind = len(members) == BATCH_MAX and bool(in_redis or items)
         if in_redis:
             expiring = {f"{key}|{entry}" for key, entry in in_redis}
             # Or one that is read into memory meanwhile would end twice.

@@ -101,9 +101,10 @@ class Mailroom:
         never nothing: a backlog of slow endpoints must not lock out the fast ones."""
         if mailbox.endpoint.breaker.state is not BreakerState.CLOSED:
             return MAILBOX_QUEUED_MIN
-        if self.queued < SHARD_QUEUED_MAX:
+        held = self.queued + self.coming
+        if held < SHARD_QUEUED_MAX:
             return MAILBOX_QUEUED_MAX
-        return MAILBOX_QUEUED_FULL if self.queued < 8 * SHARD_QUEUED_MAX else MAILBOX_QUEUED_MIN
+        return MAILBOX_QUEUED_FULL if held < 8 * SHARD_QUEUED_MAX else MAILBOX_QUEUED_MIN
 
     def hold(self, item: Item) -> None:
         """Take an item into memory, last of its mailbox; where order is kept, a retry goes first."""

@@ -114,6 +114,6 @@ class Rounds:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(EXPIRY_S)
+            await asyncio.sleep(0 if self._expiry.is_behind else EXPIRY_S)
             for item in await self._expiry.take(self._lease.value, now_ms=self._clock.now_ms()):
                 self._delivery.dispatch.finish(item, Status.EXPIRED, Reason.EXPIRED, self._clock.now_ms())
