@@ -56,3 +56,19 @@ async def test_what_a_router_put_there_that_had_not_heard_of_the_endpoint_is_fou
         await world.until_ended([late.id])
         assert receiver.times == {late.id: 1}
         await world.until_clean()
+
+
+async def test_an_endpoint_at_another_address_is_not_kept_waiting_for_what_the_former_one_did(streams_url):
+    async with World(streams_url, scale=1_000) as world:
+        broken, working = await world.receiver(), await world.receiver()
+        broken.script = lambda _: 500
+        agent = world.agent(broken)
+        site = await world.site()
+        await site.until_ready()
+        ids = await world.send(*(message(agent) for _ in range(30)))
+        room = site.shards[0].delivery.room
+        await until(lambda: room.endpoints[agent.id].breaker.retry_at_ms > 0)
+        world.put(msgspec.structs.replace(agent, endpoint=working.url()))
+        tried = {got.id for got in broken.got}
+        # Breakers and retries of the former address wait for more than an hour.
+        await working.until(lambda it: set(it.times) >= set(ids) - tried)

@@ -248,7 +248,7 @@ class Delivery:
             keys = [self._keys.mailbox(agent_id, lane) for lane in Lane]
             self.newcomers.look(keys, now_ms=self._clock.now_ms())
         else:
-            endpoint.update(agent)
+            self.room.update(endpoint, agent)
             self.dispatch.pump(endpoint, self._clock.now_ms())
 
     def _found(self, keys: Sequence[str], again: bool) -> None:

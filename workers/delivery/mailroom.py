@@ -176,6 +176,13 @@ class Mailroom:
             mailbox.endpoint.waiting -= 1
             self.release(mailbox)
 
+    def update(self, endpoint: Endpoint, agent: Agent) -> None:
+        """Take over what changed in an agent's record. At another address it begins anew: what was learnt of
+        the former one, and how long to leave that alone, says nothing about this."""
+        if agent.endpoint != endpoint.agent.endpoint:
+            endpoint.breaker = self._make_breaker()
+        endpoint.update(agent)
+
     def abandon(self, endpoint: Endpoint) -> list[str]:
         """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull. Return
         the due members of retries among it; they wait again, should there be an endpoint again."""
