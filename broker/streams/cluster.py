@@ -71,6 +71,9 @@ async def enter(url: str, *, name: str, key: Argument | None = None) -> tuple[No
             failure = error
             await node.close()
             continue
+        except BaseException:
+            await node.close()
+            raise
         _maps[url] = slots
         if key is None:
             return node, slots
