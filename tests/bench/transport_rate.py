@@ -1,131 +1,175 @@
-"""What a push costs: requests a second and CPU per request of one PushClient process.
+"""What a push costs the process that makes it: CPU per message, by how much of the product is in the way.
 
-    python tests/bench/transport_rate.py [seconds] [--profile] [--sign]
+Three ways to post the same messages to the same sink, in turn, each from one process: a *bare* protocol that
+writes and reads (the ceiling: no deadlines, no pool rules, no signature); the *push client* with heads made
+beforehand; and the whole *delivery* half of a worker, fed from memory: breaker and quota, signed head, push,
+event for the ledger, metrics, settling on a durable Redis. Routing is not in it (see
+`routing`), nor is Postgres.
 
-The sink is another process (uvloop, httptools) on 200 ports; 4 requests in flight per port, 256 in all. On a
-shared machine compare CPU us per request, not the rate.
+CPU time of this process, so that a busy machine changes less; a minute (`--quick`: seconds).
 """
 
+import argparse
 import asyncio
-import cProfile
 import gc
-import pstats
-import sys
+import tempfile
 import time
-from multiprocessing import Pipe, Process
-from multiprocessing.connection import Connection as Wire
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Final
 
-import uvloop
-from httptools import HttpRequestParser
+from msgspec import Struct
+from rich.console import Console
 
-from broker.core.addresses import AddressPolicy
-from broker.transport.client import Answer, Deadlines, Failure, PushClient, Target, parse_endpoint
-from broker.transport.signature import Signer, new_secret
+from bench.kit.numbers import median
+from bench.kit.program import run
+from bench.kit.report import Cell, Findings, Table
+from bench.pushing import BarePosts, ClientPosts, DeliveredPosts, Posts, make_messages
+from broker.bench.control import Child, Nothing
+from broker.bench.sink import Ports, SinkOrder, SinkReport
+from broker.servers.valkey import EmbeddedValkey
+from broker.transport.signature import new_secret
+from schema.agent import Agent
+from schema.ids import new_id
 
-PORTS = 200
-PER_PORT = 4
-IN_FLIGHT = 256
-BODY = b'{"id": "0190b5f0-1234-7abc-8def-0123456789ab", "content": {"x": "%s"}}' % (b"y" * 500)
-REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: sink\r\nContent-Length: 2\r\n\r\n{}"
-
-
-class Sink(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.parser = HttpRequestParser(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def on_message_complete(self) -> None:
-        self.transport.write(REPLY)  # type: ignore[attr-defined]  # always a Transport
+PORTS: Final = 200
+WARM_UP: Final = 0.1
+WAYS: Final = ("bare", "push client", "delivery")
 
 
-async def serve(wire: Wire) -> None:
-    loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(Sink, "127.0.0.1", 0) for _ in range(PORTS)]
-    wire.send([server.sockets[0].getsockname()[1] for server in servers])
-    await loop.run_in_executor(None, wire.recv)
+class Cost(Struct):
+    """One run of one way: CPU of this process and of the sink per message, and messages a second."""
+
+    us: float
+    system_us: float
+    sink_us: float
+    per_second: float
 
 
-def sink(wire: Wire) -> None:
-    uvloop.run(serve(wire))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the program's own arguments."""
+    parser.add_argument("--messages", type=int, default=20_000, help="messages of one run (default 20000)")
+    parser.add_argument("--agents", type=int, default=1_000, help="agents they go to (default 1000)")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each way, in turn (default 5)")
 
 
-class Load:
-    """Keeps PER_PORT requests going on as many ports as IN_FLIGHT allows, rotating over all ports."""
-
-    def __init__(self, client: PushClient, targets: list[Target], *, signed: bool) -> None:
-        self.client = client
-        self.targets = targets
-        self.signer = Signer(new_secret()) if signed else None
-        self.deadlines = Deadlines()
-        self.count = 0
-        self.failures = 0
-        self.next = 0
-        self.running = True
-        self.heads = [
-            b"POST /hook HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"webhook-id: 0190b5f0-1234-7abc-8def-0123456789ab\r\nwebhook-timestamp: 1700000000\r\n"
-            b"webhook-signature: v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=\r\n\r\n"
-            % (target.origin.authority.encode(), len(BODY))
-            for target in targets
-        ]
-
-    def post(self) -> None:
-        index = self.next
-        self.next = (index + 1) % len(self.targets)
-        if self.signer is not None:
-            self.signer.sign("0190b5f0-1234-7abc-8def-0123456789ab", 1_700_000_000, BODY)
-        self.client.post(self.targets[index], self.heads[index], BODY, self.deadlines, self.done)
-
-    def done(self, outcome: Answer | Failure) -> None:
-        self.count += 1
-        if type(outcome) is not Answer:
-            self.failures += 1
-        if self.running:
-            self.post()
+async def main(args: argparse.Namespace, console: Console) -> Findings:
+    """Measure every way in turn."""
+    messages, repeat = (400, 1) if args.quick else (args.messages, args.repeat)
+    findings = Findings()
+    async with AsyncExitStack() as stack:
+        sink = await stack.enter_async_context(_sink())
+        agents = await _agents(sink, 20 if args.quick else args.agents)
+        ways = await _ways(stack, agents)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)  # as the product's processes do
+        costs: dict[str, list[Cost]] = {name: [] for name in WAYS}
+        for name in WAYS:
+            await _measure(ways[name], sink, agents, max(int(messages * WARM_UP), 100), findings)
+        for _ in range(repeat):
+            for name in WAYS:
+                costs[name].append(await _measure(ways[name], sink, agents, messages, findings))
+            shown = "   ".join(f"{name} {costs[name][-1].us:.1f} us" for name in WAYS)
+            console.print(shown, style="dim")
+    findings.tables = [_table(costs, messages, repeat)]
+    return findings
 
 
-async def drive(ports: list[int], seconds: float, profile: cProfile.Profile | None, *, signed: bool) -> None:
-    client = PushClient(policy=AddressPolicy(["127.0.0.0/8"]))
-    targets = [parse_endpoint(f"http://127.0.0.1:{port}/hook") for port in ports]
-    load = Load(client, targets, signed=signed)
-    for _ in range(IN_FLIGHT):
-        load.post()
-    await asyncio.sleep(1)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
-    if profile is not None:
-        profile.enable()
-    count, wall, cpu = load.count, time.monotonic(), time.process_time()
-    await asyncio.sleep(seconds)
-    count, wall, cpu = load.count - count, time.monotonic() - wall, time.process_time() - cpu
-    if profile is not None:
-        profile.disable()
-    load.running = False
-    failures = load.failures
-    await client.aclose()
-    rate, cost = count / wall, cpu / count * 1e6
-    print(f"{rate:,.0f} requests/s, {cost:.2f} CPU us per request, {failures} failures")
+def _table(costs: dict[str, list[Cost]], messages: int, repeat: int) -> Table:
+    floor = median([cost.us for cost in costs["bare"]])
+    rows: list[list[Cell]] = []
+    for name, runs in costs.items():
+        us = median([cost.us for cost in runs])
+        rows.append(
+            [
+                name,
+                us,
+                min(cost.us for cost in runs),
+                median([cost.system_us for cost in runs]),
+                us - floor,
+                median([cost.per_second for cost in runs]),
+                median([cost.sink_us for cost in runs]),
+            ]
+        )
+    columns = [
+        "way",
+        "CPU us a message",
+        "lowest",
+        "of it in the kernel",
+        "above bare",
+        "messages/s",
+        "sink us",
+    ]
+    note = f"Medians of {repeat} runs of {messages:,} messages, in turn."
+    return Table("One process that pushes", columns, rows, note)
 
 
-def main() -> None:
-    numbers = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    profile = cProfile.Profile() if "--profile" in sys.argv else None
-    ours, theirs = Pipe()
-    process = Process(target=sink, args=(theirs,), daemon=True)
-    process.start()
+@asynccontextmanager
+async def _sink() -> AsyncIterator[Child]:
+    sink = await Child.start("broker.bench.sink")
     try:
-        seconds = float(numbers[0]) if numbers else 5.0
-        uvloop.run(drive(ours.recv(), seconds, profile, signed="--sign" in sys.argv))
+        yield sink
     finally:
-        ours.send(None)
-        process.join(5)
-    if profile is not None:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+        await sink.stop()
+
+
+async def _agents(sink: Child, count: int) -> list[Agent]:
+    """Make agents whose endpoints share the sink's ports, and tell it their secrets."""
+    ports = (await sink.ask(SinkOrder(do="listen", ports=min(PORTS, count)), Ports)).ports
+    agents = [
+        Agent(
+            id=new_id(),
+            name=f"agent-{number}",
+            endpoint=f"http://127.0.0.1:{ports[number % len(ports)]}/hook/{number}",
+            signing_secret=new_secret(),
+        )
+        for number in range(count)
+    ]
+    secrets = {f"/hook/{number}": agent.signing_secret for number, agent in enumerate(agents)}
+    await sink.ask(SinkOrder(do="secrets", secrets=secrets), Nothing)
+    return agents
+
+
+async def _ways(stack: AsyncExitStack, agents: list[Agent]) -> dict[str, Posts]:
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-broker-pushing-")))
+    server = EmbeddedValkey(home)
+    await asyncio.to_thread(server.start)
+    stack.callback(server.stop)
+    return {
+        "bare": await stack.enter_async_context(BarePosts.opened(agents)),
+        "push client": await stack.enter_async_context(ClientPosts.opened(agents)),
+        "delivery": await stack.enter_async_context(DeliveredPosts.opened(agents, server.unix_url)),
+    }
+
+
+async def _measure(posts: Posts, sink: Child, agents: list[Agent], count: int, findings: Findings) -> Cost:
+    messages = make_messages(agents, count)
+    if isinstance(posts, ClientPosts):
+        posts.prepare(messages, now_s=int(time.time()))
+    await sink.ask(SinkOrder(do="reset"), Nothing)
+    sink_s, began_s, before = _cpu_s(sink.pid), time.perf_counter(), getrusage(RUSAGE_SELF)
+    await posts.post(messages)
+    after, seconds = getrusage(RUSAGE_SELF), time.perf_counter() - began_s
+    report = await sink.ask(SinkOrder(do="report"), SinkReport)
+    sink_s = _cpu_s(sink.pid) - sink_s
+    forged = report.forged if posts.signs else 0
+    if (report.distinct, report.duplicates, forged) != (count, 0, 0):
+        findings.wrong.append(
+            f"of {count} messages {report.distinct} arrived, {report.duplicates} twice, {forged} forged"
+        )
+    us = 1e6 / count
+    system_us = (after.ru_stime - before.ru_stime) * us
+    user_us = (after.ru_utime - before.ru_utime) * us
+    return Cost(user_us + system_us, system_us, sink_s * us, count / seconds)
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the time a process was on a CPU, to the nanosecond."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 if __name__ == "__main__":
-    main()
+    run("transport_rate", "What a push costs", main, add_arguments)
