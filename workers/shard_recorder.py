@@ -26,7 +26,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import Fenced, StoreUnavailable
 from schema.ledger import Receipt
-from workers.ledger_batch import Batch, ReadSize
+from workers.ledger_batch import Batch, Linger, ReadSize
 
 BLOCK_MS: Final = 500
 """How long an idle read waits: also how late, at most, an idle recorder notices that it should stop."""
@@ -97,16 +97,18 @@ class ShardRecorder:
     async def run(self, ledger: Ledger, tell: Tell) -> None:
         """Record until stopped. Raises: StreamsUnavailable, Fenced; nothing is lost, run again."""
         # What is committed has been cut off, so the ledger begins with what is not.
-        after, size = "0-0", ReadSize()
+        after, size, linger = "0-0", ReadSize(), Linger(self._rules.linger_ms)
         while not self.is_stopping:
-            batch = await self._gather(ledger, after, size)
+            began_s = time.monotonic()
+            batch = await self._gather(ledger, after, size, linger)
             if not batch.is_empty:
                 if not await self._record(ledger, tell, batch):
                     return
                 after = batch.last_id
+            linger.learn(len(batch.events), (time.monotonic() - began_s) * 1000)
             await self._measure_lag(ledger)
 
-    async def _gather(self, ledger: Ledger, after: str, size: ReadSize) -> Batch:
+    async def _gather(self, ledger: Ledger, after: str, size: ReadSize, linger: Linger) -> Batch:
         """Read a batch: what there is, and what comes while it lingers."""
         batch, shard = Batch(), self._lease.shard
         deadline_s: float | None = None
@@ -124,10 +126,10 @@ class ShardRecorder:
                 continue  # There is more at once.
             now_s = time.monotonic()
             if deadline_s is None:
-                deadline_s = now_s + self._rules.linger_ms / 1000
+                deadline_s = now_s + linger.ms / 1000
             if now_s >= deadline_s:
                 return batch
-            await self.pause(deadline_s - now_s)
+            await self.pause(min(deadline_s - now_s, linger.look_ms / 1000))
 
     async def _record(self, ledger: Ledger, tell: Tell, batch: Batch) -> bool:
         """Commit a batch, tell, cut. False: stopped while Postgres was away, and nothing is lost by it."""

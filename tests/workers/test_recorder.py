@@ -29,7 +29,7 @@ from schema.ids import new_id
 from schema.ledger import Event, EventKind, Receipt
 from schema.limits import RECORD_EVENTS_MAX
 from schema.message import Status
-from workers.ledger_batch import Batch, ReadSize
+from workers.ledger_batch import LINGER_MS_MAX, Batch, Linger, ReadSize
 from workers.recorder import Recorder
 from workers.shard_recorder import RecordRules
 
@@ -291,3 +291,17 @@ def test_a_batch_is_ready_when_it_is_large_or_awaited() -> None:
     entry.events = [settled(envelope(), waiter="g")]
     awaited.add([entry])
     assert awaited.is_ready
+
+
+@pytest.mark.parametrize(
+    ("events_per_s", "shortest_ms", "lingers_ms"),
+    [(0, 15, 15), (500, 15, 15), (1_200, 15, 15), (1_400, 15, LINGER_MS_MAX), (10_000, 15, LINGER_MS_MAX),
+     (10_000, 0, 0)],
+)  # fmt: skip
+def test_a_batch_lingers_for_longer_where_that_fills_it(
+    events_per_s: int, shortest_ms: int, lingers_ms: int
+) -> None:
+    linger = Linger(shortest_ms)
+    for _ in range(40):
+        linger.learn(events_per_s // 10, 100.0)
+    assert (linger.ms, linger.look_ms) == (lingers_ms, shortest_ms)
