@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from msgspec import Struct, field
@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from bench import beating, registering, watching
+from bench.beating import Beaten
 from bench.kit.broker import Broker, CpuMeter, fresh_broker
 from bench.kit.numbers import median
 from bench.kit.program import run
@@ -46,7 +47,7 @@ SKILLS: Final = 50
 PERIOD_S: Final = 30.0
 """One heartbeat of every agent within this."""
 BEAT_S: Final = 10.0
-"""So long beats are sent at that rate, by as many agents as it takes, each once: nobody's key is known yet."""
+"""So long beats are sent at that rate, by as many agents as it takes, each once: no key is known before."""
 QUIET_S: Final = 10.0
 ECHO_S: Final = 5.0
 """The keeper has read and stored everything by then."""
@@ -61,6 +62,7 @@ HEARTBEAT_CORE_AIM: Final = 0.10
 SPREAD_AIM: Final = 2.0
 VALKEY_MB: Final = 8_192
 Cpu = dict[str, float]
+Found = TypeVar("Found")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -322,10 +324,10 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
     await _hear_all(yard)
     idle = await _spent(yard, asyncio.sleep(plan.quiet_s, 0.0))
     per_s = {part: seconds / plan.quiet_s for part, seconds in idle[1].items()}
-    rows: list[list[Cell]] = [["nobody beats", None, sum(per_s.values()), *_shares(per_s)]]
+    rows: list[list[Cell]] = [["nobody beats", None, None, sum(per_s.values()), *_shares(per_s)]]
     ids, beat_s = [agent.id for agent in yard.agents], plan.beat_s
     some = int(plan.agents * beat_s / plan.period_s)
-    ways: dict[str, Callable[[], Coroutine[None, None, float]]] = {
+    ways: dict[str, Callable[[], Coroutine[None, None, Beaten]]] = {
         "HTTP, each with its own key": lambda: beating.over_http(
             yard.broker.api_url, yard.keys[:some], seconds=beat_s
         ),
@@ -337,16 +339,16 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
     cores: dict[str, float] = {}
     for way, beats in ways.items():
         echo_s = min(plan.quiet_s, ECHO_S)
-        late_s, spent = await _spent(yard, _with_echo(beats(), echo_s))
+        (late_s, refused), spent = await _spent(yard, _with_echo(beats(), echo_s))
         seconds = beat_s + late_s + echo_s
         added = {part: max(0.0, used - per_s.get(part, 0.0) * seconds) for part, used in spent.items()}
         cores[way] = sum(added.values()) / beat_s
-        rows.append([way, late_s, cores[way], *_shares({p: s / beat_s for p, s in added.items()})])
+        rows.append([way, late_s, refused, cores[way], *_shares({p: s / beat_s for p, s in added.items()})])
         yard.tell(console, f"heartbeats, {way}: {cores[way]:.3f} of a core")
     yard.findings.tables.append(
         Table(
             f"Heartbeats of {plan.agents:,} agents, each every {plan.period_s:.0f} s: share of one core",
-            ["way", "last one late by s", "all", *_PARTS],
+            ["way", "last one late by s", "refused", "all", *_PARTS],
             rows,
             "Beyond what the broker uses with nobody beating (first row).",
         )
@@ -369,17 +371,17 @@ def _shares(used: Cpu) -> list[Cell]:
     return [round(used.get(part, 0.0), 4) for part in _PARTS]
 
 
-async def _with_echo(beats: Coroutine[None, None, float], echo_s: float) -> float:
+async def _with_echo(beats: Coroutine[None, None, Beaten], echo_s: float) -> Beaten:
     """Wait a little longer, so that what the keeper writes afterwards counts as well."""
-    late_s = await beats
+    beaten = await beats
     await asyncio.sleep(echo_s)
-    return late_s
+    return beaten
 
 
-async def _spent(yard: Yard, work: Any) -> tuple[float, Cpu]:  # any coroutine that returns a number
+async def _spent(yard: Yard, work: Coroutine[Any, None, Found]) -> tuple[Found, Cpu]:  # whatever it waits for
     cpu = CpuMeter(yard.broker.roots)
     cpu.start()
-    found: float = await work
+    found = await work
     return found, cpu.seconds()
 
 
