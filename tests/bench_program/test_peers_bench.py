@@ -68,6 +68,14 @@ def test_lost_message_or_row_of_a_peer_is_wrong(outcome: Outcome) -> None:
     assert len(findings(measured(outcome)).wrong) == 1
 
 
+def test_settings_tried_are_shown_and_the_fastest_is_the_one_measured() -> None:
+    found = measured(Outcome(run_of(), Counted(10, 10, 10, 0)))
+    entry = found.entry(FASTSTREAM)
+    entry.tried = {"slow": 1.0, "quick": 3.0, "middling": 2.0}
+    assert entry.best == "quick"
+    assert [row[-1] for row in findings(found).tables[-1].rows] == ["", "measured", ""]
+
+
 def test_peer_that_was_skipped_is_in_the_notes_with_the_reason() -> None:
     found = measured(Outcome(run_of(), Counted(10, 10, 10, 0)))
     found.skipped["BullMQ"] = "node is not installed"

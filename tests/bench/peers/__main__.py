@@ -43,31 +43,25 @@ TITLE: Final = "Agent Broker beside its peers"
 
 
 class Sizes(Struct, frozen=True):
-    """How much is measured: messages flat out and in the stream part, repeats, seconds at a paced rate."""
+    """How much is measured: messages of a turn, turns of each, a paced run. A fifth of the messages warms up
+    and, where settings are tried, serves each."""
 
     messages: int
-    warm_up: int
     repeat: int
     rate: int
     seconds: int
-    stream_messages: int
     agents: int
     endpoints: int
+    tune: bool = True
+
+    @property
+    def few(self) -> int:
+        """Return how many messages are enough to warm up and to compare."""
+        return max(self.messages // 5, 1)
 
 
-FULL: Final = Sizes(
-    messages=10_000,
-    warm_up=2_000,
-    repeat=3,
-    rate=1_000,
-    seconds=6,
-    stream_messages=10_000,
-    agents=1_000,
-    endpoints=200,
-)
-QUICK: Final = Sizes(
-    messages=300, warm_up=50, repeat=1, rate=100, seconds=1, stream_messages=300, agents=20, endpoints=5
-)
+FULL: Final = Sizes(messages=10_000, repeat=3, rate=1_000, seconds=6, agents=1_000, endpoints=200)
+QUICK: Final = Sizes(messages=300, repeat=1, rate=100, seconds=1, agents=20, endpoints=5, tune=False)
 QUICK_PEERS: Final = ("faststream",)
 
 
@@ -77,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", default="", help=f"peers to measure, of {', '.join(NAMES)} (default all)")
     add("--messages", type=int, default=0, help=f"messages of a flat-out turn (default {FULL.messages})")
     add("--repeat", type=int, default=0, help=f"turns of each (default {FULL.repeat})")
+    add("--seconds", type=int, default=0, help=f"length of a paced run (default {FULL.seconds})")
 
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
@@ -97,7 +92,7 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
 
 def _sizes(args: argparse.Namespace) -> Sizes:
     sizes = QUICK if args.quick else FULL
-    given = {name: getattr(args, name) for name in ("messages", "repeat") if getattr(args, name)}
+    given = {name: getattr(args, name) for name in ("messages", "repeat", "seconds") if getattr(args, name)}
     return structs.replace(sizes, **given)
 
 
@@ -131,15 +126,17 @@ class Contest:
             registered = await register(client, agents=sizes.agents, ports=rig.ports, tag=token_hex(3))
         await rig.prepare(registered.fleet, registered.secrets)
         field = await open_field(stack, subject, ids=self._ids, endpoints=sizes.endpoints, log=log)
-        await rig.run_product(sizes.warm_up)
+        for peer, crew in list(crews):
+            if not await self._tune(field, peer, crew):
+                crews.remove((peer, crew))
+        await rig.run_product(sizes.few)
         for repeat in range(sizes.repeat):
             await self._ours(rig, paced=repeat == sizes.repeat - 1)
             for peer, crew in list(crews):
                 try:
                     await self._theirs(field, peer, crew, paced=repeat == sizes.repeat - 1)
                 except (Stuck, ChildFailed) as failed:
-                    self._say(tail(log))
-                    self.measured.wrong.append(f"{peer.title}: {failed}")
+                    self._fail(peer, failed, log)
                     crews.remove((peer, crew))
         await rig.finish()
 
@@ -151,7 +148,7 @@ class Contest:
             async with stream_part.open_streams(subject, home=home, log=log) as streams:
                 for _ in range(self._sizes.repeat):
                     for stream in streams:
-                        count = self._sizes.stream_messages
+                        count = self._sizes.messages
                         found: StreamRun = await stream_part.run(stream, count=count, ids=self._ids, log=log)
                         runs.setdefault(stream.title, []).append(found)
                         self._say(f"{stream.title}: {found.acknowledged_per_second:,.0f}/s")
@@ -166,15 +163,38 @@ class Contest:
         if paced:
             self.measured.ours.paced = await rig.run_product(sizes.rate * sizes.seconds, rate=sizes.rate)
 
+    async def _tune(self, field: Field, peer: Peer, crew: Crew) -> bool:
+        """Try every setting of a peer; False where one of them fails."""
+        few, entry = self._sizes.few, self.measured.entry(peer)
+        if not self._sizes.tune:
+            entry.tried[crew.settings[0].title] = 0.0
+            return True
+        for setting in crew.settings:
+            try:
+                async with field.turn(crew, setting) as turn:
+                    await turn.run(few)
+                    found = (await turn.run(few)).run.per_second
+            except (Stuck, ChildFailed) as failed:
+                self._fail(peer, failed, field.log)
+                return False
+            entry.tried[setting.title] = found
+            self._say(f"trying {peer.title}, {setting.title}: {found:,.0f}/s")
+        return True
+
     async def _theirs(self, field: Field, peer: Peer, crew: Crew, *, paced: bool) -> None:
         sizes, entry = self._sizes, self.measured.entry(peer)
-        async with field.turn(crew) as turn:
-            await turn.run(sizes.warm_up)
+        setting = next(one for one in crew.settings if one.title == entry.best)
+        async with field.turn(crew, setting) as turn:
+            await turn.run(sizes.few)
             outcome = await turn.run(sizes.messages)
             entry.add(outcome)
             self._say(f"{peer.title}: {outcome.run.per_second:,.0f}/s")
             if paced:
                 entry.paced = (await turn.run(sizes.rate * sizes.seconds, rate=sizes.rate)).run
+
+    def _fail(self, peer: Peer, failed: Exception, log: Path) -> None:
+        self._say(tail(log))
+        self.measured.wrong.append(f"{peer.title}: {failed}")
 
     def _skip(self, title: str, why: str) -> None:
         self.measured.skipped[title] = why

@@ -1,26 +1,36 @@
 """Who is measured beside Agent Broker: how each is installed and started, what it promises and what it lacks.
 
-Worker processes and concurrency are the best of those tried on two cores; README.md says which were tried.
+Peers deserve their best, and what is best differs from machine to machine: before the turns every setting of
+a peer is tried, and the fastest is measured.
 """
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bench.peers import install
 
 HERE: Final = Path(__file__).parent
 
 
+class Setting(Struct, frozen=True):
+    """How a worker is run: so many processes, further environment and arguments."""
+
+    title: str
+    processes: int = 1
+    env: dict[str, str] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+
+
 class Crew(Struct, frozen=True):
-    """The commands of an installed peer, run in `home`; `workers` processes of the first."""
+    """The commands of an installed peer, run in `home`, and the settings its worker may be run with."""
 
     home: Path
     worker: list[str]
     publisher: list[str]
-    workers: int = 1
+    settings: list[Setting]
 
 
 class Peer(Struct, frozen=True):
@@ -36,29 +46,40 @@ class Peer(Struct, frozen=True):
 async def _faststream() -> Crew:
     home = HERE / "faststream"
     python = str(await install.python("faststream") / "python")
-    return Crew(home, [python, "worker.py"], [python, "publish.py"])
+    ways = ((1, 4, 64), (1, 8, 128), (2, 4, 64), (2, 8, 32))
+    settings = [_batches(processes, consumers, batch) for processes, consumers, batch in ways]
+    return Crew(home, [python, "worker.py"], [python, "publish.py"], settings)
 
 
 async def _taskiq() -> Crew:
     home = HERE / "taskiq"
     programs = await install.python("taskiq")
-    worker = [
-        str(programs / "taskiq"),
-        "worker",
-        "tasks:broker",
-        "--workers",
-        "1",
-        "--max-async-tasks",
-        "200",
-    ]
     # No line a task. Acknowledged when executed: rows are the result, and a failed task is sent again first.
-    worker += ["--log-level", "WARNING", "--ack-type", "when_executed"]
-    return Crew(home, worker, [str(programs / "python"), "publish.py"])
+    options = ["--log-level", "WARNING", "--ack-type", "when_executed"]
+    worker = [str(programs / "taskiq"), "worker", "tasks:broker", *options]
+    settings = [_tasks(processes, tasks) for processes, tasks in ((1, 200), (1, 50), (1, 800), (2, 100))]
+    return Crew(home, worker, [str(programs / "python"), "publish.py"], settings)
 
 
 async def _bullmq() -> Crew:
     home = await install.node("bullmq", HERE / "parts" / "record.sql")
-    return Crew(home, ["node", "worker.js"], ["node", "publish.js"])
+    settings = [_jobs(processes, jobs) for processes, jobs in ((1, 200), (1, 50), (1, 800), (2, 100))]
+    return Crew(home, ["node", "worker.js"], ["node", "publish.js"], settings)
+
+
+def _batches(processes: int, consumers: int, batch: int) -> Setting:
+    env = {"CONSUMERS": str(consumers), "BATCH": str(batch)}
+    return Setting(f"{processes} x {consumers} batches of {batch}", processes, env)
+
+
+def _tasks(processes: int, tasks: int) -> Setting:
+    # taskiq starts its processes itself.
+    arguments = ["--workers", str(processes), "--max-async-tasks", str(tasks)]
+    return Setting(f"{processes} x {tasks} tasks", arguments=arguments)
+
+
+def _jobs(processes: int, jobs: int) -> Setting:
+    return Setting(f"{processes} x {jobs} jobs", processes, {"CONCURRENCY": str(jobs)})
 
 
 OURS_PROMISES: Final = (

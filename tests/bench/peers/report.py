@@ -27,15 +27,21 @@ COLUMNS: Final = (WORKER, *SERVERS, SINK, PUBLISHER, IDLE)
 
 
 class Entry(Struct):
-    """Somebody's runs; rows of failed attempts and rows missing, over all of them."""
+    """Somebody's runs; messages/s by setting tried; rows of failed attempts and rows missing, in all runs."""
 
     title: str
     promises: str
     lacks: str = ""
     flat_out: list[Run] = field(default_factory=list)
     paced: Run | None = None
+    tried: dict[str, float] = field(default_factory=dict)
     failed: int = 0
     rows_missing: int = 0
+
+    @property
+    def best(self) -> str:
+        """Return the setting that was fastest."""
+        return max(self.tried, key=lambda title: self.tried[title])
 
     def add(self, outcome: Outcome) -> None:
         """Take a run in."""
@@ -73,6 +79,7 @@ def findings(measured: Measured) -> Findings:
     ]
     if measured.streams:
         tables.append(_streams(measured))
+    tables.append(_tried(measured))
     skipped = [f"Skipped {title}: {why}" for title, why in measured.skipped.items()]
     return Findings(
         tables=tables,
@@ -184,3 +191,12 @@ def _streams(measured: Measured) -> Table:
         rows,
         note="One publisher and one consumer process, both at once; CPU in microseconds a message.",
     )
+
+
+def _tried(measured: Measured) -> Table:
+    rows: list[list[Cell]] = [
+        [one.title, setting, rate, "measured" if setting == one.best else ""]
+        for one in measured.peers.values()
+        for setting, rate in one.tried.items()
+    ]
+    return Table("Settings tried on few messages, processes first", ["", "setting", "messages/s", ""], rows)

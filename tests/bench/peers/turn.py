@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from bench.kit.broker import CpuMeter
-from bench.peers.catalogue import Crew
+from bench.peers.catalogue import Crew, Setting
 from bench.peers.stores import Counted, Stores, agents_on
 from bench.peers.team import Agents, Publish, Published, Team, background, obedient
 from broker.bench.commits import PATIENCE_S, Stuck
@@ -44,18 +44,19 @@ class Field:
         self.log = log
 
     @asynccontextmanager
-    async def turn(self, crew: Crew) -> AsyncIterator["Turn"]:
-        """Give a peer empty databases and start it; end it and remove them."""
+    async def turn(self, crew: Crew, setting: Setting) -> AsyncIterator["Turn"]:
+        """Give a peer empty databases and start it as the setting says; end it and remove them."""
         stores = self._stores
         await stores.renew(self._agents)
         env = {"REDIS_URL": stores.redis_url, "DATABASE_URL": stores.database_url}
         try:
             async with AsyncExitStack() as stack:
+                command, own = [*crew.worker, *setting.arguments], env | setting.env
                 workers = [
                     await stack.enter_async_context(
-                        background(crew.worker, home=crew.home, env=env, log=self.log)
+                        background(command, home=crew.home, env=own, log=self.log)
                     )
-                    for _ in range(crew.workers)
+                    for _ in range(setting.processes)
                 ]
                 publisher, pid = await stack.enter_async_context(
                     obedient(crew.publisher, home=crew.home, env=env, log=self.log)
