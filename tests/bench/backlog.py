@@ -51,6 +51,8 @@ STEADY_AIM: Final = 2.0
 LINEAR_AIM: Final = 1.25
 GIVEN_BACK_AIM: Final = 0.9
 LOOK_S: Final = 1.0
+REST_S: Final = 15.0
+"""Empty mailboxes are gone after a few seconds; those with retries stay."""
 PATIENCE_S: Final = 180.0
 """Without any progress. A breaker waits for a minute at most, a retry for ten."""
 WORKER_BYTES_AIM: Final = 256 * 2**20
@@ -135,6 +137,7 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
         full = await _look(yard, plan.messages)
         drain = await _drain(yard, console, away)
         rest = await _rest(yard)
+        await _account(yard, drain)
         _report(findings, yard, filled_s=filled_s, full=full, drain=drain, rest=rest)
     return findings
 
@@ -307,11 +310,14 @@ async def _look(yard: Yard, waiting: int) -> Look:
 
 
 class Drain(Struct):
-    """How a backlog left: seconds since the return and messages arrived by then; CPU of each message."""
+    """How a backlog left: seconds since the return and messages arrived by then; CPU of each message.
+
+    `retrying`: messages tried before the return that wait for their next attempt, up to ten minutes."""
 
     points: list[tuple[float, int]]
     duplicates: int
     missing: int
+    retrying: int
     cpu_us: dict[str, float]
     resident: dict[str, int]
 
@@ -326,7 +332,7 @@ async def _drain(yard: Yard, console: Console, away: Sequence[Agent]) -> Drain:
     await registering.move(yard.pool, yard.connection, away, endpoint)
     points: list[tuple[float, int]] = [(0.0, 0)]
     peak: dict[str, int] = {}
-    while points[-1][1] < wanted:
+    while points[-1][1] + await _retrying(yard) < wanted:
         await asyncio.sleep(LOOK_S if wanted > 10_000 else LOOK_S / 20)
         found = await yard.fleet_sink.ask(SinkOrder(do="count"), SinkReport)
         if found.distinct > points[-1][1]:
@@ -335,9 +341,21 @@ async def _drain(yard: Yard, console: Console, away: Sequence[Agent]) -> Drain:
         points.append((monotonic() - began, found.distinct))
         for role, size in watching.resident_bytes(yard.broker.roots).items():
             peak[role] = max(peak.get(role, 0), size)
+    console.print(f"back: {points[-1][1]:,} arrived in {points[-1][0]:.1f} s", style="dim")
+    return Drain(points, 0, 0, 0, cpu.per(wanted), peak)
+
+
+async def _account(yard: Yard, drain: Drain) -> None:
+    """Note what became of every message, once nothing moves any more."""
     last = await yard.fleet_sink.ask(SinkOrder(do="count"), SinkReport)
-    console.print(f"back: {wanted:,} arrived in {points[-1][0]:.1f} s", style="dim")
-    return Drain(points, last.duplicates, wanted - last.distinct, cpu.per(wanted), peak)
+    drain.retrying = await _retrying(yard)
+    drain.duplicates = last.duplicates
+    drain.missing = yard.plan.messages - last.distinct - drain.retrying
+
+
+async def _retrying(yard: Yard) -> int:
+    found = await yard.connection.send_many([("ZCARD", f"ab:{{{shard}}}:due") for shard in range(SHARDS)])
+    return sum(found)
 
 
 async def _rest(yard: Yard) -> Look:
@@ -347,7 +365,7 @@ async def _rest(yard: Yard) -> Look:
     while sum(
         await yard.connection.send_many([("ZCARD", f"ab:{{{shard}}}:active") for shard in range(SHARDS)])
     ):
-        if monotonic() - began > PATIENCE_S / 3:
+        if monotonic() - began > REST_S:
             break
         await asyncio.sleep(0.5)
     return await _look(yard, 0)
@@ -481,7 +499,7 @@ def _report_drain(findings: Findings, yard: Yard, drain: Drain, filled_s: float)
     wanted = yard.plan.messages
     if drain.missing or drain.duplicates:
         findings.wrong.append(f"the backlog: {drain.missing} missing, {drain.duplicates} twice")
-    tenths = _tenths(drain.points, wanted)
+    tenths = _tenths(drain.points, drain.points[-1][1])
     # The first and the last tenth begin and end with breakers and retries that wait for their time.
     steady = sorted(rate for _, rate in tenths[1:-1]) or [rate for _, rate in tenths]
     rows: list[list[Cell]] = [
@@ -494,7 +512,8 @@ def _report_drain(findings: Findings, yard: Yard, drain: Drain, filled_s: float)
             ["of the backlog", "messages/s"],
             rows,
             f"{wanted:,} in {drain.points[-1][0]:.0f} s. CPU us a message: {cpu}. "
-            f"Filling: {wanted / filled_s:,.0f}/s.",
+            f"Filling: {wanted / filled_s:,.0f}/s. {drain.retrying:,} had been tried before, to be tried again. "
+            f"Worker: {drain.resident.get('worker', 0) / 2**20:,.0f} MB at most.",
         )
     )
     points = drain.points[:: max(1, len(drain.points) // 100)]
