@@ -5,9 +5,12 @@ skipped. What is installed is exactly what the lock file's hashes say.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import shutil
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -37,15 +40,13 @@ class Missing(Exception):
 async def python(name: str) -> Path:
     """Return the `bin` directory of a peer's venv, making it if need be. Raises: Missing."""
     lock = HERE / name / "requirements.lock"
-    home = ROOT / name
-    if _is_current(home, lock):
-        return home / "bin"
-    shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    await _run(sys.executable, "-m", "venv", str(home))
-    # The lock file holds everything, so nothing else is resolved.
-    await _run(str(home / "bin" / "python"), *PIP, "--no-deps", "--require-hashes", "-r", str(lock))
-    _stamp(home, lock)
+    async with _alone(name) as home:
+        if not _is_current(home, lock):
+            shutil.rmtree(home, ignore_errors=True)
+            await _run(sys.executable, "-m", "venv", str(home))
+            # The lock file holds everything, so nothing else is resolved.
+            await _run(str(home / "bin" / "python"), *PIP, "--no-deps", "--require-hashes", "-r", str(lock))
+            _stamp(home, lock)
     return home / "bin"
 
 
@@ -53,18 +54,27 @@ async def node(name: str, *also: Path) -> Path:
     """Return a directory with a peer's scripts, `also` and node_modules: scripts resolve packages from where
     they lie. Raises: Missing."""
     lock = HERE / name / "package-lock.json"
-    home = ROOT / name
     await _require_node()
-    if not _is_current(home, lock):
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        for manifest in (lock, lock.with_name("package.json")):
-            shutil.copy(manifest, home)  # npm installs where they lie
-        await _run("npm", *NPM, cwd=home)
-        _stamp(home, lock)
-    for script in (*(HERE / name).glob("*.js"), *also):
-        shutil.copy(script, home)
+    async with _alone(name) as home:
+        if not _is_current(home, lock):
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            for manifest in (lock, lock.with_name("package.json")):
+                shutil.copy(manifest, home)  # npm installs where they lie
+            await _run("npm", *NPM, cwd=home)
+            _stamp(home, lock)
+        for script in (*(HERE / name).glob("*.js"), *also):
+            shutil.copy(script, home)
     return home
+
+
+@asynccontextmanager
+async def _alone(name: str) -> AsyncIterator[Path]:
+    """Yield where a peer is installed, with nobody else installing it: tests run beside each other."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT / f"{name}.lock").open("w") as held:
+        await asyncio.to_thread(fcntl.flock, held, fcntl.LOCK_EX)
+        yield ROOT / name
 
 
 async def _require_node() -> None:
