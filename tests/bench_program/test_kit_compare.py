@@ -54,6 +54,7 @@ def test_report_of_today_is_read() -> None:
         product_per_second=200.0,
         ceiling_per_second=800.0,
         cpu_us={"worker": 50.0, "valkey": 20.0},
+        messages=10,
         p50_ms=4.0,
         p99_ms=8.0,
         missing=2,
@@ -79,6 +80,7 @@ def test_report_with_one_paced_run_or_none_as_older_ones_have_it_is_read() -> No
         changed(flat_out=[]),
         changed(ceiling=None),
         changed(flat_out=[{"per_second": 1.0}]),
+        changed(flat_out=[{"per_second": 1.0, "cpu_us": {}}]),
         changed(flat_out=[{"per_second": "fast", "cpu_us": {}}, {"per_second": 1, "cpu_us": {}}]),
     ],
 )
@@ -89,7 +91,8 @@ def test_report_that_cannot_be_compared_is_refused(given: bytes) -> None:
 
 def rounds(*rates: float, ceiling: float = 1000.0, cpu: float = 100.0) -> list[Round]:
     return [
-        Round(product_per_second=rate, ceiling_per_second=ceiling, cpu_us={"worker": cpu}) for rate in rates
+        Round(product_per_second=rate, ceiling_per_second=ceiling, cpu_us={"worker": cpu}, messages=20_000)
+        for rate in rates
     ]
 
 
@@ -128,9 +131,16 @@ def test_less_cpu_is_better() -> None:
     assert verdict(found, "CPU us a message, all").ratio == 0.8
 
 
+@pytest.mark.parametrize(("cpu", "word"), [(10.5, "inside the noise"), (10.6, "WORSE"), (9.4, "better")])
+def test_a_tick_of_cpu_more_or_less_is_no_difference(cpu: float, word: str) -> None:
+    # 10 ms over 20,000 messages are half a microsecond each.
+    found = compare(rounds(100, 100, cpu=10.0), rounds(100, 100, cpu=cpu))
+    assert verdict(found, "CPU us a message: worker").word == word
+
+
 def test_figure_that_a_side_lacks_is_left_out_but_a_new_part_counts_in_the_sum() -> None:
-    base = [Round(1.0, 2.0, {"worker": 10.0}, p50_ms=1.0, p99_ms=2.0)]
-    ours = [Round(1.0, 2.0, {"worker": 10.0, "router": 5.0})]
+    base = [Round(1.0, 2.0, {"worker": 10.0}, 100, p50_ms=1.0, p99_ms=2.0)]
+    ours = [Round(1.0, 2.0, {"worker": 10.0, "router": 5.0}, 100)]
     found = {one.name: one for one in compare(base, ours)}
     assert "p99 ms, paced" not in found
     assert "CPU us a message: router" not in found  # there is no ratio to nothing
