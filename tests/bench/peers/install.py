@@ -87,7 +87,7 @@ async def _require_node() -> None:
 
 
 async def _run(*command: str, cwd: Path | None = None) -> str:
-    """Run a command and return its output. Raises: Missing, with the last line of what it said."""
+    """Run a command and return its output. Raises: Missing, with what it said."""
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
@@ -106,10 +106,15 @@ async def _run(*command: str, cwd: Path | None = None) -> str:
             await process.wait()
     text = said.decode(errors="replace")
     if process.returncode != 0:
-        errors = [line for line in text.splitlines() if "error" in line.lower()] or text.splitlines() or [""]
-        said_short = errors[0].strip().replace(str(ROOT), "build/peers")[:200]
-        raise Missing(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {said_short}")
+        raise Missing(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {_reason(text)}")
     return text
+
+
+def _reason(text: str) -> str:
+    """Return the first line pip or npm calls an error, without where this is on the machine."""
+    lines = text.splitlines() or ["it said nothing"]
+    found = next((line for line in lines if line.lower().startswith(("error", "npm error"))), lines[-1])
+    return found.strip().replace(str(ROOT), "build/peers")[:200]
 
 
 def _is_current(home: Path, lock: Path) -> bool:
