@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test fuzz check format bench bench-compare lock wheel clean
+.PHONY: setup run demo test test-cluster fuzz check format bench bench-compare lock wheel clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+
+# What runs on any Redis, on a Redis Cluster of three nodes instead; its own tests are part of `make test`.
+test-cluster: setup
+	TEST_REDIS=cluster $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/streams tests/workers tests/client \
+		tests/e2e/test_processes_apart.py tests/e2e/test_cluster_flow.py
 
 # Requests generated from the contract, from a random seed, against a whole broker. MINUTES=10 by default.
 MINUTES ?= 10

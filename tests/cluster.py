@@ -5,18 +5,25 @@ spread evenly. Slots can be moved while it is used, key by key (as any cluster c
 can), and nodes killed and started again.
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import redis.asyncio
 
 from broker.servers.process import choose_port, write_private
 from broker.servers.valkey import EmbeddedValkey
 from broker.streams.slots import SLOTS, Address, SlotMap, even_out, parse_slots, slot_of_tag
+
+ON_CLUSTER = os.environ.get("TEST_REDIS") == "cluster"
+"""`make test-cluster`: what runs on any Redis runs on a cluster of three nodes instead."""
+one_server = pytest.mark.skipif(ON_CLUSTER, reason="about one server: its sockets, its memory, its databases")
 
 NODES = 3
 PASSWORD = "a-cluster-for-tests"
@@ -78,13 +85,26 @@ class Cluster:
         """Wait until every node knows who serves each slot, and reaches all others."""
         _until(lambda: all(self._is_whole(number) for number in range(len(self.servers))), "a whole cluster")
 
+    def mend(self) -> None:
+        """Start the nodes that do not run, and wait until all is well."""
+        for server in self.servers:
+            if server.exit_code() is not None:
+                server.start()
+        self.until_whole()
+
+    def kill(self, number: int) -> None:
+        """End a node by kill -9."""
+        os.kill(self.servers[number].pid, signal.SIGKILL)
+        _until(lambda: self.servers[number].exit_code() is not None, f"node {number} killed")
+
+    def restart(self, number: int) -> None:
+        """Start a node again that was killed."""
+        self.servers[number].start()
+        self.until_whole()
+
     def stop(self) -> None:
         for server in self.servers:
             server.stop()
-
-    def client(self) -> "redis.RedisCluster":
-        """A client of another make."""
-        return redis.RedisCluster.from_url(self.url)
 
     def ask(self, number: int, *command: Any) -> Any:
         """Send one command to one node."""
@@ -93,10 +113,14 @@ class Cluster:
 
     def slots(self) -> SlotMap:
         """Who serves what."""
-        with redis.Redis.from_url(self.url) as client:
+        return self.slots_by(0)
+
+    def slots_by(self, number: int) -> SlotMap:
+        """Who serves what, as one node has it."""
+        with redis.Redis.from_url(self.servers[number].url) as client:
             client.set_response_callback("CLUSTER SLOTS", lambda reply, **_: reply)
             reply = client.execute_command("CLUSTER SLOTS")
-        return parse_slots(reply, asked=Address("127.0.0.1", self.port(0)))
+        return parse_slots(reply, asked=Address("127.0.0.1", self.port(number)))
 
     def node_of(self, shard: int) -> int:
         """Return the number of the node that serves a shard."""
@@ -149,10 +173,7 @@ class Cluster:
         return all(self._says(number, slot) == self.port(target) for number in range(len(self.servers)))
 
     def _says(self, number: int, slot: int) -> int | None:
-        with redis.Redis.from_url(self.servers[number].url) as client:
-            client.set_response_callback("CLUSTER SLOTS", lambda reply, **_: reply)
-            reply = client.execute_command("CLUSTER SLOTS")
-        owner = parse_slots(reply, asked=Address("127.0.0.1", self.port(number))).owner(slot)
+        owner = self.slots_by(number).owner(slot)
         return None if owner is None else owner.port
 
     def _id(self, number: int) -> str:
@@ -160,11 +181,9 @@ class Cluster:
 
     def _is_whole(self, number: int) -> bool:
         with redis.Redis.from_url(self.servers[number].url) as client:
-            client.set_response_callback("CLUSTER SLOTS", lambda reply, **_: reply)
             info = client.execute_command("CLUSTER INFO")
-            reply = client.execute_command("CLUSTER SLOTS")
         state = info["cluster_state"] if isinstance(info, dict) else _text(info)
-        slots = parse_slots(reply, asked=Address("127.0.0.1", self.port(number)))
+        slots = self.slots_by(number)
         known = {self.port(n) for n in range(len(self.servers))}
         return "ok" in state and slots.is_whole and {node.port for node in slots.nodes} == known
 
@@ -183,6 +202,10 @@ def client_of(url: str) -> Any:
 
 def close(client: Any) -> None:
     """Close a client, and what it keeps open for the next one."""
+    if isinstance(client, redis.RedisCluster):
+        for node in client.get_nodes():
+            if node.redis_connection is not None:
+                close(node.redis_connection)
     client.close()
     if isinstance(client, redis.Redis):
         client.connection_pool.disconnect()

@@ -21,7 +21,7 @@ import asyncpg
 import pytest
 import redis
 import uvloop
-from cluster import Cluster, client_of, close
+from cluster import ON_CLUSTER, Cluster, client_of, close
 from hypothesis import HealthCheck, settings
 from whole_broker import SHORT, WholeBroker, free_port
 
@@ -50,9 +50,6 @@ shutil.rmtree(home, ignore_errors=True)
 SIGTERM ends Valkey, SIGQUIT PostgreSQL, whatever sessions it still has."""
 DEBIAN_REDIS = shutil.which("redis-server")
 DEBIAN_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-
-ON_CLUSTER = os.environ.get("TEST_REDIS") == "cluster"
-"""`make test-cluster`: what runs on any Redis runs on a cluster of three nodes instead."""
 
 needs_debian_redis = pytest.mark.skipif(DEBIAN_REDIS is None, reason="no redis-server installed")
 needs_debian_postgres = pytest.mark.skipif(not DEBIAN_POSTGRES, reason="no PostgreSQL installed")
@@ -85,22 +82,31 @@ def calm_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroke
 # --- servers, one of each kind per session ----------------------------------------------------------
 
 
+Server = EmbeddedValkey | EmbeddedPostgres | Cluster
+
+
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[str], str]]:
-    """Return a function from a kind of server to its URL; servers start when first asked for."""
+def servers(server_of: Callable[[str], Server]) -> Callable[[str], str]:
+    """Return a function from a kind of server to its URL."""
+    return lambda kind: server_of(kind).url
+
+
+@pytest.fixture(scope="session")
+def server_of() -> Iterator[Callable[[str], Server]]:
+    """Return a function from a kind of server to the one there is; it starts when first asked for."""
     home = Path(tempfile.mkdtemp(prefix="ab-test-", dir=_quick_place()))
     command = [sys.executable, "-P", "-c", GUARD, str(home)]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    started: dict[str, EmbeddedValkey | EmbeddedPostgres | Cluster] = {}
+    started: dict[str, Server] = {}
 
-    def url_of(kind: str) -> str:
+    def started_one(kind: str) -> Server:
         if kind not in started:
             server = _make(kind, home / kind.replace(" ", "-"))
             server.start()
             started[kind] = server
-        return started[kind].url
+        return started[kind]
 
-    yield url_of
+    yield started_one
     for server in started.values():
         if isinstance(server, EmbeddedPostgres):
             server.stop("immediate")
@@ -119,7 +125,7 @@ def _quick_place() -> str | None:
     return place
 
 
-def _make(kind: str, home: Path) -> EmbeddedValkey | EmbeddedPostgres | Cluster:
+def _make(kind: str, home: Path) -> Server:
     match kind:
         case "redis cluster":
             return Cluster(home, maxmemory_bytes=MEMORY_BYTES)
@@ -166,6 +172,16 @@ def any_postgres_url(request: pytest.FixtureRequest, servers: Callable[[str], st
 def streams_url(valkey_url: str) -> str:
     """The embedded Valkey, emptied."""
     return _emptied(valkey_url)
+
+
+@pytest.fixture
+def cluster(server_of: Callable[[str], Server]) -> Iterator[Cluster]:
+    """Three nodes, emptied; what a test has stopped is started again."""
+    found = server_of("redis cluster")
+    assert isinstance(found, Cluster)
+    _emptied(found.url)
+    yield found
+    found.mend()
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def key_of(command: Sequence[Argument]) -> Argument | None:
     The keys of one command lie in one slot: whoever makes it sees to that, and Redis refuses others.
     """
     name = str(command[0])
-    if name in _KEYLESS:
+    if name in _KEYLESS or len(command) < 2:
         return None
     if name in _SCRIPTS:
         return command[3] if int(command[2]) else None

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+import pytest
 import redis
+from cluster import is_cluster
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
@@ -152,7 +154,9 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[Proxy]:
-    """Put a proxy in front of a Redis."""
+    """Put a proxy in front of a Redis: of one server; nodes of a cluster are spoken to directly."""
+    if is_cluster(url):
+        pytest.skip("a proxy stands in front of one server")
     parts = urlsplit(url)
     proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 6379)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)

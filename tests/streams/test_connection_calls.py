@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from cluster import one_server
 from streams_rig import proxied, until
 
 from broker.servers.process import ServerFailed
@@ -17,6 +18,8 @@ from broker.streams import node as connection_module
 from broker.streams.connection import Connection, open_connection
 from broker.streams.scripts import LEASE, SETTLE
 from schema.errors import BrokerError, Fenced, StreamsUnavailable
+
+pytestmark = one_server
 
 
 async def test_replies_come_in_the_order_of_the_commands(connection):

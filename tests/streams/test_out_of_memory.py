@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from cluster import one_server
 from streams_rig import Move, dump, moves, route, settle
 
 from broker.streams.settlement import Settlement
@@ -11,6 +12,8 @@ from schema.codec import encode
 from schema.errors import StreamsFull
 from schema.ledger import Event, EventKind
 from schema.message import Lane, Status
+
+pytestmark = one_server
 
 BOX = "ab:{0}:inbox:agent:normal"
 EVENT = encode(Event(kind=EventKind.SETTLED, id="a", at_ms=1, status=Status.DELIVERED))

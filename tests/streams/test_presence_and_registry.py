@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from cluster import one_server
 
 from broker.streams import registry as registry_module
 from broker.streams.keys import REGISTRY, Keys
@@ -103,6 +104,7 @@ async def test_an_entry_is_discarded_from_the_mailbox_of_its_agent(link, raw):
     assert not raw.exists(keys.expiry)
 
 
+@one_server
 async def test_a_link_opens_again_after_its_connection_was_lost(link, raw):
     first = await link.get()
     raw.client_kill_filter(_id=str(await first.send("CLIENT", "ID")))

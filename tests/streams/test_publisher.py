@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from cluster import one_server
 from msgspec import Raw
 from streams_rig import proxied, until
 
@@ -150,6 +151,7 @@ async def test_a_server_that_stays_away_is_given_up(unused_tcp_port, monkeypatch
     await publisher.close()
 
 
+@one_server
 async def test_a_full_redis_is_told_at_once(publisher, raw):
     await publisher.publish(envelope())
     before = raw.config_get("maxmemory")["maxmemory"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import redis
+from cluster import one_server
 from streams_rig import NOW_MS, OWNER, WINDOW_MS, Move, dump, members, moves, route
 
 from broker.streams.connection import Connection
@@ -38,6 +39,7 @@ async def test_ingress_entries_go_with_the_call_that_moves_their_messages(connec
     assert [raw.xlen(keys.ingress[lane]) for lane in LANES] == [2, 3, 0]
 
 
+@one_server
 async def test_a_stale_owner_is_fenced_and_changes_nothing_at_all(connection, keys, raw):
     entry = raw.xadd(keys.ingress[Lane.HIGH], {"m": "x"}).decode()
     raw.hset(keys.chosen, "id", "agent")

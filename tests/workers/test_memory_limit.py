@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
+from cluster import one_server
 from worker_rig import World, message, until
 
 from broker.streams.clock import ServerClock
@@ -18,6 +19,8 @@ from schema.codec import encode
 from schema.errors import StreamsFull
 from schema.message import Envelope, Lane, Status
 from workers.tenancy import Tenancy
+
+pytestmark = one_server
 
 LIMIT = 4_000_000
 
