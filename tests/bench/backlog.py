@@ -441,12 +441,18 @@ def _report_memory(findings: Findings, yard: Yard, full: Look, rest: Look) -> No
     rows: list[list[Cell]] = []
     for look in [empty, *growing, rest]:
         each = (look.redis.data - empty.redis.data) / look.waiting if look.waiting else None
-        sizes = [look.redis.data, look.redis.resident, *(look.resident.get(role, 0) for role in roles)]
+        sizes = [
+            look.redis.data,
+            look.redis.seen,
+            look.redis.resident,
+            *(look.resident.get(role, 0) for role in roles),
+        ]
         rows.append([look.waiting, each, *(round(size / 2**20, 1) for size in sizes)])
     columns = [
         "waiting",
         "Redis bytes each",
         "Redis data MB",
+        "deduplication MB",
         "Redis resident MB",
         *(f"{role} MB" for role in roles),
     ]
@@ -512,7 +518,7 @@ def _report_drain(findings: Findings, yard: Yard, drain: Drain, filled_s: float)
             ["of the backlog", "messages/s"],
             rows,
             f"{wanted:,} in {drain.points[-1][0]:.0f} s. CPU us a message: {cpu}. "
-            f"Filling: {wanted / filled_s:,.0f}/s. {drain.retrying:,} had been tried before, to be tried again. "
+            f"Filling: {wanted / filled_s:,.0f}/s. {drain.retrying:,} tried before are to be tried again. "
             f"Worker: {drain.resident.get('worker', 0) / 2**20:,.0f} MB at most.",
         )
     )
