@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import free_port
 from scene import Place
-from whole_broker import PATIENCE_S, environment
+from whole_broker import PATIENCE_S, environment, free_port
 
 OPERATOR_KEY = "operator-key-for-tests"
 
