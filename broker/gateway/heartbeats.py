@@ -15,9 +15,8 @@ async def beat(services: Services, agent_id: str) -> int:
 
     Raises: StreamsUnavailable, StreamsFull.
     """
-    before = (await services.presence.last([agent_id])).get(agent_id, 0)
-    at_ms = await services.presence.heartbeat(agent_id)
-    if at_ms - before > services.settings.presence_online_ms:
+    noted = await services.beats.beat(agent_id)
+    if noted.at_ms - noted.before_ms > services.settings.presence_online_ms:
         with suppress(Unavailable):
-            await stored_agents.save_heartbeats(services.pool, {agent_id: at_ms})
-    return at_ms
+            await stored_agents.save_heartbeats(services.pool, {agent_id: noted.at_ms})
+    return noted.at_ms

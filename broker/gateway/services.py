@@ -20,6 +20,7 @@ from broker.settings import Settings
 from broker.store.pool import Pool
 from broker.streams.acknowledgement import Acknowledger
 from broker.streams.allowances import Allowances
+from broker.streams.beats import Beats
 from broker.streams.ingress import Publisher
 from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED
 from broker.streams.link import Link
@@ -66,6 +67,7 @@ class Services:
         self.link = Link(settings.redis_url, name=f"gateway-{gateway_id}")
         self.publisher = Publisher(settings.redis_url, shards=settings.shards, name=f"gateway-{gateway_id}")
         self.presence = Presence(self.link, shards=settings.shards)
+        self.beats = Beats(self.presence, shards=settings.shards)
         self.allowances = Allowances(self.link, shards=settings.shards)
         self.mailboxes = Mailboxes(self.link, shards=settings.shards)
         self.registry = Registry(self.link)

@@ -1,6 +1,6 @@
 """Presence: when each agent was last heard of, in one sorted set per shard. Scores are the server's clock."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from broker.streams.clock import ServerClock
 from broker.streams.keys import Keys
@@ -33,6 +33,26 @@ class Presence:
         await connection.send_many(
             [("ZADD", self._keys[shard], "GT", *pairs) for shard, pairs in by_shard.items()]
         )
+
+    async def renew(self, agent_ids: Iterable[str], *, at_ms: int) -> dict[str, int]:
+        """Note that agents are there; return when those that ever were had been heard of before, in ms. Two
+        commands per shard. Raises: StreamsUnavailable, StreamsFull."""
+        by_shard: dict[int, list[str]] = {}
+        for agent_id in agent_ids:
+            by_shard.setdefault(shard_of(agent_id, self._shards), []).append(agent_id)
+        commands: list[Sequence[str | int]] = []
+        for shard, ids in by_shard.items():
+            key = self._keys[shard]
+            commands.append(("ZMSCORE", key, *ids))
+            commands.append(("ZADD", key, "GT", *(part for agent_id in ids for part in (at_ms, agent_id))))
+        connection = await self._link.get()
+        replies = await connection.send_many(commands)
+        return {
+            agent_id: int(float(score))
+            for ids, scores in zip(by_shard.values(), replies[::2], strict=True)
+            for agent_id, score in zip(ids, scores, strict=True)
+            if score is not None
+        }
 
     async def changed_since(self, since_ms: int) -> dict[str, int]:
         """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms.

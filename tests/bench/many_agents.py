@@ -228,6 +228,7 @@ async def _until_known(yard: Yard) -> float:
 
 async def _hear_all(yard: Yard) -> None:
     """Note a sign of life of everybody, and wait until the keeper has brought them into the record."""
+    began_ms = await _now_ms(yard)
     link = Link(yard.broker.redis_url, name="bench")
     ids = [agent.id for agent in yard.agents]
     try:
@@ -237,9 +238,8 @@ async def _hear_all(yard: Yard) -> None:
     finally:
         await link.close()
     began = monotonic()
-    while await yard.database.fetchval("SELECT count(*) FROM agents WHERE heartbeat_at IS NOT NULL") < len(
-        ids
-    ):
+    stored = "SELECT count(*) FROM agents WHERE heartbeat_at >= to_timestamp($1::float8 / 1000)"
+    while await yard.database.fetchval(stored, began_ms) < len(ids):
         _be_patient(began, "heartbeats are not recorded")
         await asyncio.sleep(0.2)
 
