@@ -15,14 +15,9 @@ if #KEYS == 4 and over == 0 then redis.call('ZREM', KEYS[3], '') end
 local mailboxes_at = 5 + 2 * plan + over + forget
 local at, deleted = mailboxes_at, 0
 for k = 5, #KEYS do
-  local n = ARGV[at + 1]
-  if n == '1' then
-    deleted = deleted + redis.call('XDEL', KEYS[k], ARGV[at + 2])
-    at = at + 2
-  else
-    deleted = deleted + redis.call('XDEL', KEYS[k], unpack(ARGV, at + 2, at + 1 + n))
-    at = at + 1 + n
-  end
+  local n = tonumber(ARGV[at + 1])
+  deleted = deleted + redis.call('XDEL', KEYS[k], unpack(ARGV, at + 2, at + 1 + n))
+  at = at + 1 + n
 end
 at = 5 + 2 * plan
 if over > 0 then redis.call('ZREM', KEYS[3], unpack(ARGV, at + 1, at + over)) end
