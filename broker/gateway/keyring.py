@@ -4,13 +4,17 @@ The operator's key is compared in constant time. An agent's key is checked by it
 guesses cost no lookup, then against its row. Rows are cached: a hit counts for 30 s, which bounds how long a
 revoked key still works; while Postgres is away it counts for 10 minutes, so that publishing goes on. Misses
 are not cached: a key works as soon as it is stored.
+
+A header that was proved once is remembered by its SHA-256, so that the next request with it costs one
+look-up; what its key may do, and whether it still works, is read from the cached row every time.
 """
 
+from hashlib import sha256
 from typing import Final
 
 from broker.core import keys
 from broker.gateway.call import AGENT_SCOPES, OPERATOR, Principal, Scope
-from broker.store import keys as stored_keys
+from broker.gateway.key_lookups import KeyLookups
 from broker.store.keys import StoredKey
 from broker.store.pool import Pool
 from broker.streams.revocation import decode_revoked
@@ -20,17 +24,35 @@ FRESH_MS: Final = 30_000
 STALE_MS: Final = 600_000
 KEYS_CACHED_MAX: Final = 20_000
 """Beyond this the whole cache is dropped: the next calls look their keys up again."""
+_UNPROVED: Final = ("", b"")
+"""Names no key: no row has an empty id."""
 
 
 class Keyring:
     """Knows the operator's key, and the agents' keys as Postgres and the cache have them."""
 
     def __init__(self, pool: Pool, *, operator_key: str, pepper: bytes) -> None:
-        self._pool = pool
+        self._lookups = KeyLookups(pool)
         self._operator_key = operator_key
         self._pepper = pepper
         self._cached: dict[str, tuple[StoredKey, Principal, int]] = {}
+        self._proved: dict[bytes, tuple[str, bytes] | None] = {}
+        """By the hash of an `Authorization` header: the id and stored hash of the key in it, None for the
+        operator's."""
         self._changes = 0
+
+    def remembered(self, authorization: bytes, *, now_ms: int) -> Principal | None:
+        """Return who the header stands for where that was proved before and its row is fresh; None says
+        nothing: `principal_of` decides."""
+        proof = self._proved.get(sha256(authorization).digest(), _UNPROVED)
+        if proof is None:
+            return OPERATOR
+        key_id, key_hash = proof
+        cached = self._cached.get(key_id)
+        if cached is None or now_ms - cached[2] >= FRESH_MS:
+            return None
+        row, principal, _ = cached
+        return principal if row.hash == key_hash and row.is_live(now_ms) else None
 
     async def principal_of(
         self, authorization: str | None, *, now_ms: int, fresh_ms: int = FRESH_MS
@@ -45,8 +67,11 @@ class Keyring:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated("the Authorization header must be: Bearer <key>")
         if keys.same_text(key, self._operator_key):
+            self._remember_proof(authorization, None)
             return OPERATOR
-        return await self._agent(key, now_ms, fresh_ms)
+        row, principal = await self._agent(key, now_ms, fresh_ms)
+        self._remember_proof(authorization, (row.id, row.hash))
+        return principal
 
     def forget(self, key_id: str) -> None:
         """Look this key up again next time: it was changed."""
@@ -62,7 +87,12 @@ class Keyring:
         """Return what to store for a key."""
         return keys.digest(self._pepper, key)
 
-    async def _agent(self, key: str, now_ms: int, fresh_ms: int) -> Principal:
+    def _remember_proof(self, authorization: str, proof: tuple[str, bytes] | None) -> None:
+        if len(self._proved) >= KEYS_CACHED_MAX:
+            self._proved.clear()
+        self._proved[sha256(authorization.encode("latin-1", "replace")).digest()] = proof
+
+    async def _agent(self, key: str, now_ms: int, fresh_ms: int) -> tuple[StoredKey, Principal]:
         key_id = keys.key_id_of(key)
         found = await self._find(key_id, now_ms, fresh_ms) if key_id is not None else None
         if found is None:
@@ -74,7 +104,7 @@ class Keyring:
             raise Unauthenticated("this key was revoked")
         if _reached(row.expires_ms, now_ms):
             raise Unauthenticated("this key has expired")
-        return principal
+        return row, principal
 
     async def _find(self, key_id: str, now_ms: int, fresh_ms: int) -> tuple[StoredKey, Principal] | None:
         cached = self._cached.get(key_id)
@@ -82,7 +112,7 @@ class Keyring:
             return cached[:2]
         changes = self._changes
         try:
-            row = await stored_keys.find(self._pool, key_id)
+            row = await self._lookups.find(key_id)
         except StoreUnavailable:
             if cached is not None and now_ms - cached[2] < STALE_MS:
                 return cached[:2]

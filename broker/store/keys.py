@@ -1,6 +1,6 @@
 """API keys as they are stored: never the key, only its hash."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from schema.times import from_ms, to_ms
 
 _INSERT: Final = load("key_insert")
 _FIND: Final = load("key_find")
+_FIND_ALL: Final = load("keys_find")
 _OF_AGENT: Final = load("keys_of_agent")
 _LIVE: Final = load("keys_live")
 _LOCK_AGENT: Final = load("agent_lock")
@@ -66,6 +67,11 @@ async def find(pool: Pool, key_id: str) -> StoredKey | None:
     """Return a key, also an expired or revoked one, or None. Raises: StoreUnavailable."""
     row = await pool.fetch_row(_FIND, key_id)
     return None if row is None else _key(row)
+
+
+async def find_all(pool: Pool, key_ids: Sequence[str]) -> dict[str, StoredKey]:
+    """Return those of the keys that there are, by id, whatever became of them. Raises: StoreUnavailable."""
+    return {row["id"]: _key(row) for row in await pool.fetch(_FIND_ALL, list(key_ids))}
 
 
 async def of_agent(pool: Pool, agent_id: str) -> list[StoredKey]:

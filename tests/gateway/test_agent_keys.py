@@ -10,7 +10,7 @@ import pytest
 from gateway_rig import Register, calling, held, settings_for, until_ready
 
 from broker.core import keys
-from broker.gateway import keyring
+from broker.gateway import key_lookups, keyring
 from broker.gateway.call import AGENT_SCOPES
 from broker.gateway.serve import Running
 from schema import limits
@@ -280,17 +280,18 @@ async def test_without_word_another_gateway_asks_again_within_30_seconds(
 async def test_what_was_read_before_a_key_was_revoked_is_not_believed_after_it(
     gateway: Running, agent: Any, own: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = keyring.stored_keys.find
+    find_all = key_lookups.stored_keys.find_all
     key_id = id_of(agent["api_key"])
 
-    async def slow(pool: Any, wanted: str) -> Any:
-        found = await find(pool, wanted)
+    async def slow(pool: Any, several: list[str]) -> Any:
+        found = await find_all(pool, several)
+        [wanted] = several
         await pool.execute("UPDATE agent_keys SET revoked_at = now() WHERE id = $1", wanted)
         gateway.services.keyring.on_changed(f'["{wanted}"]'.encode())
         return found
 
     gateway.services.keyring.forget(key_id)
-    monkeypatch.setattr(keyring.stored_keys, "find", slow)
+    monkeypatch.setattr(key_lookups.stored_keys, "find_all", slow)
     assert await works(gateway, agent["api_key"])
     monkeypatch.undo()
     assert not await works(gateway, agent["api_key"])
