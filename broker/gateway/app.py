@@ -17,9 +17,10 @@ from broker.gateway import errors
 from broker.gateway.call import Reply
 from broker.gateway.entering import entrance
 from broker.gateway.operation import Operation
+from broker.gateway.quick_send import QuickSend
 from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
-from broker.gateway.streaming import Streaming
+from broker.gateway.streaming import App, Streaming
 from broker.telemetry import logs, metrics
 from broker.telemetry.instruments import Count
 from schema import limits
@@ -41,7 +42,7 @@ _JSON_TYPES: Final = frozenset(
 """What a body may call itself. It is read as JSON whatever it says; these are no contradiction to that."""
 
 
-def make_app(services: Services, operations: Sequence[Operation]) -> Streaming:
+def make_app(services: Services, operations: Sequence[Operation]) -> App:
     """Return the ASGI application that serves these operations."""
     app = falcon.asgi.App()
     app.req_options.keep_blank_qs_values = False  # `?status=` asks for nothing
@@ -58,7 +59,9 @@ def make_app(services: Services, operations: Sequence[Operation]) -> Streaming:
             by_path[operation.path]["HEAD"] = responder
     for path, responders in by_path.items():
         app.add_route(path, _Resource(responders))
-    return Streaming(services, [operation for operation in operations if operation.streams], app)
+    streaming = Streaming(services, [operation for operation in operations if operation.streams], app)
+    send = next(operation for operation in operations if operation.name == "sendMessage")
+    return QuickSend(services, send, streaming)
 
 
 class _Resource:
@@ -140,7 +143,7 @@ async def _receive(req: falcon.asgi.Request, bytes_max: int) -> bytes:
         async with asyncio.timeout(limits.BODY_RECEIVE_MS_MAX / 1000):
             raw = await (req.stream.read(bytes_max + 1) if length is None else req.stream.read())
     except TimeoutError:
-        raise errors.BodyTimeout("the body did not arrive in time") from None
+        raise errors.BodyTimeout(errors.LATE) from None
     if len(raw) > bytes_max:
         raise TooLarge(f"a body of more than {bytes_max} bytes")
     if length is not None and len(raw) < length:

@@ -14,7 +14,7 @@ import msgspec
 from broker.gateway.access import acting_agent
 from broker.gateway.call import Call, Reply
 from broker.gateway.errors import error_body
-from broker.gateway.messages import accept
+from broker.gateway.messages import accept, accept_at_once
 from broker.gateway.reading import BodyReader
 from broker.gateway.sending import check_message
 from broker.telemetry import metrics
@@ -22,6 +22,7 @@ from schema import limits
 from schema.errors import BrokerError, Malformed, Rejected, TooLarge
 from schema.http import BatchReply, BatchResult
 from schema.message import Envelope, SendRequest
+from schema.times import from_ms
 
 PUBLISHED: Final = metrics.PUBLISHED.child(door="batch")
 MESSAGES_PER_TURN: Final = 50
@@ -49,11 +50,19 @@ async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
     parts = _split(call.body)
     results: list[BatchResult] = []
     envelopes: list[Envelope] = []
+    senders: dict[str | None, str | None] = {}
+    now = from_ms(call.services.now_ms())
     for number, part in enumerate(parts):
         if number % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
             await asyncio.sleep(0)
         try:
-            envelope = await _accepted(call, part)
+            request = _read(part)
+            if request.from_agent_id not in senders:
+                senders[request.from_agent_id] = await _sender(call, request.from_agent_id)
+            sender = senders[request.from_agent_id]
+            envelope = accept_at_once(call.services, request, sender, now)
+            if envelope is None:
+                envelope = await accept(call.services, request, sender)
         except BrokerError as error:
             results.append(BatchResult(error=error_body(error)))
         else:
@@ -65,12 +74,14 @@ async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
     return Reply(body=BatchReply(results=results, durability=call.services.durability))
 
 
-async def _accepted(call: Call[bytes, SendBatchQuery], part: bytes) -> Envelope:
+def _read(part: bytes) -> SendRequest:
     if len(part) > limits.MESSAGE_BYTES_MAX:
         raise TooLarge(f"a message of {len(part)} bytes; at most {limits.MESSAGE_BYTES_MAX}")
-    request = _reader.read(part)
-    sender = await acting_agent(call, request.from_agent_id, call.query.from_agent_id)
-    return await accept(call.services, request, sender)
+    return _reader.read(part)
+
+
+async def _sender(call: Call[bytes, SendBatchQuery], named: str | None) -> str | None:
+    return await acting_agent(call, named, call.query.from_agent_id)
 
 
 def _split(body: bytes) -> list[bytes]:

@@ -22,6 +22,7 @@ from schema.http import ErrorBody, ErrorReply, FaultView
 from schema.ids import new_id
 
 CHALLENGE: Final = 'Bearer realm="agent-broker"'
+LATE: Final = "the body did not arrive in time"
 LOGGED: Final = "something went wrong here; it has been logged"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 

@@ -15,7 +15,11 @@ from schema.errors import Malformed, Rejected
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_BIG_NUMBER: Final = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{300}")
+_EXPONENT: Final = re.compile(rb"[0-9][eE][+-]?[0-9]{3}")
+"""Every third UUID holds this too: so it is only a reason to look closer."""
+_BIG_EXPONENT: Final = re.compile(rb"[\s:,\[]-?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{3}")
+"""The same, where a number may begin."""
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{300}")
 _HUGE_NUMBER: Final = re.compile(rb"[eE][+-]?[0-9]{4}|[0-9.]{1000}")
 """Beyond a double in a way the decoder does not see: it rounds 1e-20000 to zero, `jsonb` refuses it."""
 
@@ -32,7 +36,7 @@ def check_json(raw: bytes) -> None:
         _check_shape(_STRING.sub(b'""', raw))
     if b"\\u" in raw:
         check_escapes(raw)
-    if _BIG_NUMBER.search(raw):
+    if (_EXPONENT.search(raw) and _BIG_EXPONENT.search(raw)) or (len(raw) > 300 and _LONG_NUMBER.search(raw)):
         _check_numbers(raw)
 
 

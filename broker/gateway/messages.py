@@ -1,6 +1,7 @@
 """Messages: send, show, list, attempts, route. (`batch` and `status` have modules of their own.)"""
 
 import time
+from datetime import datetime
 from typing import Final, Literal
 
 from msgspec import UNSET, Raw, Struct
@@ -29,6 +30,7 @@ from schema.message import Envelope, MessageView, SendRequest, Status
 from schema.times import from_ms, to_ms
 
 PUBLISHED: Final = metrics.PUBLISHED.child(door="http")
+_PENDING, _DELIVERED = Status.PENDING.value, Status.DELIVERED.value
 _STATUSES: Final = tuple(status.value for status in Status)
 REPLY: Final = "reply"
 ANSWERED_ROW_WAIT_MS: Final = 150
@@ -96,24 +98,24 @@ async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_
     if (earlier := await sent_before(services, call.body, sender)) is not None:
         if query.wait == REPLY:
             earlier = await _answered(call, earlier)
-        return _reply(services, earlier, 201)
+        return reply_of(services, earlier, 201)
     envelope = await accept(services, call.body, sender, answered_within_ms=ANSWERED_ROW_WAIT_MS)
     if query.wait == REPLY:
-        return _reply(services, await _answered(call, envelope), 201)
+        return reply_of(services, await _answered(call, envelope), 201)
     wanted = _RUNGS[query.wait]
     if wanted is Rung.ACCEPTED:
         await services.publish([envelope])
         PUBLISHED.inc()
-        return _reply(services, _pending_view(envelope), 202)
+        return reply_of(services, pending_view(envelope), 202)
     with services.waiters.expect(envelope.id, wanted) as waiter:
         await services.publish([envelope], waiter=services.gateway_id)
         PUBLISHED.inc()
         row = await wait_for_row(services.pool, waiter, timeout_ms=query.timeout_ms, clock=time.monotonic)
     if row is None:
-        row = _pending_view(envelope, waiter.reached)
+        row = pending_view(envelope, waiter.reached)
     elif row.from_agent_id != envelope.from_agent_id:
         raise Conflict("another message has this id", field="id")
-    return _reply(services, row, 201)
+    return reply_of(services, row, 201)
 
 
 async def accept(
@@ -147,6 +149,23 @@ async def accept(
             reply_to_row=answered,
             reply_to=reply_to,
         )
+    return envelope_of(request, origin)
+
+
+def accept_at_once(
+    services: Services, request: SendRequest, sender: str | None, now: datetime
+) -> Envelope | None:
+    """Return what `accept` would, where nobody has to be asked about the message; None says nothing."""
+    if request.reply_to is not None or request.deliver_at is not None:
+        return None
+    recipient = None
+    if request.to_agent_id is not None:
+        record = services.agents.remembered(request.to_agent_id)
+        if record is None or not admission.passes(services, sender, record):
+            return None
+        recipient = record.id
+    message_id = request.id.lower() if request.id is not None else new_id()
+    origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
     return envelope_of(request, origin)
 
 
@@ -225,19 +244,25 @@ async def _listed(services: Services, reference: str | None) -> str | None:
     return found
 
 
+def is_new(services: Services, request: SendRequest) -> bool:
+    """Tell whether the streams would know this id if the message had been sent before: one of our making, or
+    one made within the deduplication window."""
+    if request.id is None:
+        return True
+    age_ms = services.now_ms() - (made_ms(request.id.lower()) or 0)
+    return 0 <= age_ms < services.settings.dedup_window_ms // 2
+
+
 async def sent_before(services: Services, request: SendRequest, sender: str | None) -> MessageView | None:
     """Return the message already sent under this id, where the streams may have forgotten it.
 
     An id made a moment ago cannot be older than the deduplication window, so it costs no query.
     """
-    if request.id is None:
+    if is_new(services, request):
         return None
-    message_id = request.id.lower()
-    age_ms = services.now_ms() - (made_ms(message_id) or 0)
-    if 0 <= age_ms < services.settings.dedup_window_ms // 2:
-        return None
+    assert request.id is not None
     try:
-        row = await stored_messages.get(services.pool, message_id)
+        row = await stored_messages.get(services.pool, request.id.lower())
     except StoreUnavailable:
         return None  # publishing goes on; within the window the streams deduplicate
     if row is not None and row.from_agent_id != sender:
@@ -269,7 +294,7 @@ async def _answered(call: Call[SendRequest, SendQuery], message: Envelope | Mess
         )
     row = answer.message
     if row is None:
-        row = _pending_view(message, waiter.reached) if isinstance(message, Envelope) else message
+        row = pending_view(message, waiter.reached) if isinstance(message, Envelope) else message
     if row.from_agent_id != message.from_agent_id:
         raise Conflict("another message has this id", field="id")
     row.reply = answer.reply
@@ -295,13 +320,14 @@ async def _inherit(
     return answered
 
 
-def _reply(services: Services, message: MessageView, status: int) -> Reply:
+def reply_of(services: Services, message: MessageView, status: int) -> Reply:
+    """Return the reply that shows a message to its publisher."""
     if services.durability is not None:
         message.durability = services.durability
     return Reply(status=status, body=message, headers=(("Location", f"/api/messages/{message.id}"),))
 
 
-def _pending_view(envelope: Envelope, reached: Rung = Rung.ACCEPTED) -> MessageView:
+def pending_view(envelope: Envelope, reached: Rung = Rung.ACCEPTED) -> MessageView:
     """Return the message as far as this gateway knows it without a row."""
     assert envelope.created_at is not None
     delivered = reached is Rung.DELIVERED
@@ -314,7 +340,7 @@ def _pending_view(envelope: Envelope, reached: Rung = Rung.ACCEPTED) -> MessageV
         priority=envelope.priority,
         content=envelope.content,
         metadata=envelope.metadata,
-        status=(Status.DELIVERED if delivered else Status.PENDING).value,
+        status=_DELIVERED if delivered else _PENDING,
         retry_count=0,
         expires_at=envelope.expires_at,
         created_at=envelope.created_at,

@@ -127,7 +127,7 @@ def _check_destination(request: SendRequest, faults: Faults) -> None:
 
 def _check_options(metadata: bytes, faults: Faults) -> None:
     """The part of the metadata that governs delivery must make sense; the rest is the agents' own."""
-    if not any(name in metadata for name in _GOVERNING):
+    if len(metadata) <= 2 or not any(name in metadata for name in _GOVERNING):
         return
     try:
         options = _options.decode(metadata)

@@ -137,7 +137,7 @@ class _Events:
         return 200
 
     async def refuse(self, error: BrokerError, given_id: str | None) -> str:
-        return await _refuse(self._send, "http", error, given_id)
+        return await refuse(self._send, "http", error, given_id)
 
     async def send(self, data: bytes) -> None:
         # To a peer that has gone the server sends nothing, without a word; `receive` has it.
@@ -174,7 +174,7 @@ class _Socket:
         return 101
 
     async def refuse(self, error: BrokerError, given_id: str | None) -> str:
-        return await _refuse(self._send, "websocket.http", error, given_id)
+        return await refuse(self._send, "websocket.http", error, given_id)
 
     async def send(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "text": data.decode()})
@@ -201,7 +201,7 @@ class _Socket:
             raise Gone from None
 
 
-async def _refuse(
+async def refuse(
     send: Callable[[dict[str, Any]], Awaitable[None]],  # ASGI events
     protocol: str,
     error: BrokerError,

@@ -55,6 +55,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._await_head()
 
+    def on_message_complete(self) -> None:
+        # Whoever sees it need not wait for the body. It must be set before the request's task runs.
+        self.scope["state"]["is_whole"] = True
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._forget_deadline()

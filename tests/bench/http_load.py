@@ -82,6 +82,7 @@ class HttpLoad:
     """The connections and the run they are in."""
 
     def __init__(self) -> None:
+        self._order = HttpOrder(do="open")
         self._lines: list[Line] = []
         self._idle: deque[Line] = deque()
         self._queue: deque[int] = deque()
@@ -92,17 +93,13 @@ class HttpLoad:
         self._done: asyncio.Future[None] | None = None
         self._flat_out = True
 
-    async def open(self, order: HttpOrder) -> None:
-        """Connect."""
-        loop = asyncio.get_running_loop()
-        requests = [request.encode() for request in order.requests]
-        for number in range(order.connections):
-            line = Line(self, requests[number :: order.connections])
-            await loop.create_connection(lambda line=line: line, order.host, order.port)  # type: ignore[misc]  # a default argument
-            self._lines.append(line)
+    def open(self, order: HttpOrder) -> None:
+        """Note where to send what."""
+        self._order = order
 
     async def run(self, order: HttpOrder) -> HttpReport:
-        """Send what the order says; return when the last reply is here."""
+        """Connect, send what the order says, and return when the last reply is here."""
+        await self._connect()
         self._statuses, self._latencies_us = Counter(), []
         self._owed, self._done = order.count, asyncio.get_running_loop().create_future()
         self._flat_out = not order.rate
@@ -116,12 +113,23 @@ class HttpLoad:
                 self._send_next(line)
             await self._done
         seconds = (monotonic_ns() - start_ns) / 1e9
+        cpu_us = (process_time() - cpu_s) * 1e6 / order.count
+        self.close()
         return HttpReport(
             seconds=seconds,
-            cpu_us=(process_time() - cpu_s) * 1e6 / order.count,
+            cpu_us=cpu_us,
             statuses={str(status): count for status, count in self._statuses.items()},
             latencies_us=self._latencies_us,
         )
+
+    async def _connect(self) -> None:
+        """Open the connections, which a server closes while nothing is said on them."""
+        loop, order = asyncio.get_running_loop(), self._order
+        requests = [request.encode() for request in order.requests]
+        for number in range(order.connections):
+            line = Line(self, requests[number :: order.connections])
+            await loop.create_connection(lambda line=line: line, order.host, order.port)  # type: ignore[misc]  # a default argument
+            self._lines.append(line)
 
     def close(self) -> None:
         lines, self._lines = self._lines, []
@@ -179,7 +187,7 @@ async def serve() -> None:
     async def handle(line: bytes) -> msgspec.Struct:
         order = msgspec.json.decode(line, type=HttpOrder)
         if order.do == "open":
-            await load.open(order)
+            load.open(order)
         elif order.do == "run":
             return await load.run(order)
         elif order.do == "close":

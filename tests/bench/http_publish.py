@@ -67,7 +67,7 @@ class Sizes(Struct):
     repeat: int
 
 
-FULL: Final = Sizes(requests=30_000, batches=1_500, recorded=5_000, recipients=1_000, repeat=5)
+FULL: Final = Sizes(requests=20_000, batches=1_000, recorded=5_000, recipients=200, repeat=5)
 QUICK: Final = Sizes(requests=500, batches=10, recorded=100, recipients=20, repeat=1)
 
 

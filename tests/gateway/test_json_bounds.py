@@ -35,9 +35,10 @@ def test_ordinary_json_passes(value: object) -> None:
         rb'{"a": "\\u0000 \\ud800"}',
         rb'{"a": "\ud83d\ude00\ud83d\ude00"}',
         b'{"a": 1e308, "b": 1e-300, "c": "1e99999"}',
+        b'{"a": "01a2016f-4b8f-758f-a3d1-12918915e999", "b": "at 1e999"}',
         '{"a": "é😀"}'.encode(),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_only_looks_bad_passes(raw: bytes) -> None:
     check_json(raw)
@@ -60,6 +61,9 @@ def test_what_only_looks_bad_passes(raw: bytes) -> None:
         (rb'{"a": "\uD83D\uD83D\uDE00"}', "surrogate"),
         (b'{"a": 1e999}', "out of range"),
         (b'{"a": -1E+400}', "out of range"),
+        (b'{"a":[0,-12.5e309]}', "out of range"),
+        (b'{"a":[7E999]}', "out of range"),
+        (b'{"a":\n7e999}', "out of range"),
         (b'{"a": 1e-20000}', "out of range"),
         (b'{"a": ' + b"1" * 5_000 + b"}", "out of range"),
         (b'{"a": 0.' + b"1" * 5_000 + b"}", "out of range"),

@@ -58,6 +58,14 @@ async def addressed(services: Services, reference: str) -> tuple[str, Agent | No
     return agent.id, agent
 
 
+def passes(services: Services, sender_id: str | None, recipient: Agent) -> bool:
+    """Tell whether `admit` lets every message of this sender pass without asking anybody; else ask it."""
+    if recipient.status is AgentStatus.DISABLED or recipient.contact_policy is not ContactPolicy.OPEN:
+        return False
+    services.contacts.note_policy(recipient.id, is_open=True)
+    return sender_id in (None, recipient.id) or not services.contacts.may_have_rate(recipient.id)
+
+
 async def admit(
     services: Services,
     sender_id: str | None,
