@@ -55,7 +55,8 @@ def test_response_cut_short_is_never_complete(stream: bytes, data: st.DataObject
 STATUS_LINES = ["HTTP/1.1 200 OK", "HTTP/1.1 202 A", "HTTP/1.1 204 No", "HTTP/1.0 200 OK", "HTTP/1.1 100 C",
                 "HTTP/1.1 404 N", "HTTP/1.1 200"]  # fmt: skip
 FIELDS = ["Content-Length: 2", "Content-Length: 02", "content-length:0", "Content-Length: 9", "Date: now",
-          "Transfer-Encoding: chunked", "Connection: close", "Connection: keep-alive", "Upgrade: h2c", "x"]  # fmt: skip
+          "Transfer-Encoding: chunked", "Connection: close", "Connection: keep-alive", "Upgrade: h2c",
+          "x"]  # fmt: skip
 BODIES = [b"", b"{}", b"0\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n", b"{}x", b"ok\r\n\r\n{}",
           b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\r\n", b"123456789"]  # fmt: skip
 HEADS = st.builds(
