@@ -22,6 +22,7 @@ _events = msgspec.json.Decoder(list[Event])
 _receipts = msgspec.json.Decoder(list[Receipt])
 
 _OBJECT = ord("{")
+_NOTHING = msgspec.Raw(b"{}")
 
 decode_stored_envelope = _envelope.decode
 """Decode an envelope the broker itself wrote; no checks."""
@@ -87,7 +88,7 @@ def _check_rest(envelope: Envelope) -> None:
     envelope.root_id = envelope.id if envelope.root_id is None else parse_id(envelope.root_id)
     if memoryview(envelope.content)[0] != _OBJECT:
         raise Rejected("content must be an object", field="content")
-    if memoryview(envelope.metadata)[0] != _OBJECT:
+    if envelope.metadata != _NOTHING and memoryview(envelope.metadata)[0] != _OBJECT:
         raise Rejected("metadata must be an object", field="metadata")
 
 

@@ -5,6 +5,7 @@ characters) and equal for equal UUIDs however they were spelled.
 """
 
 import re
+from binascii import unhexlify
 from zlib import crc32
 
 from uuid_utils import uuid7
@@ -46,7 +47,7 @@ def made_ms(canonical: str) -> int | None:
 
 def id_bytes(canonical: str) -> bytes:
     """Return the 16 bytes of a canonical id: a third of the memory of its text in a deduplication set."""
-    return bytes.fromhex(canonical.replace("-", ""))
+    return unhexlify(canonical.replace("-", ""))
 
 
 def shard_of(agent_ref: str, shards: int) -> int:
