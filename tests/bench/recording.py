@@ -17,6 +17,7 @@ from typing import Final
 import uvloop
 from msgspec import UNSET, Raw, Struct, field
 
+from bench.kit.children import stop_on_sigterm
 from broker.bench.payload import Fleet, compose
 from broker.core.fold import fold
 from broker.servers.postgres import EmbeddedPostgres
@@ -53,12 +54,12 @@ def main() -> int:
     arguments.add_argument("--kind", choices=KINDS, nargs="+", default=list(KINDS))
     arguments.add_argument("--repeat", type=int, default=3)
     arguments.add_argument("--set", nargs="*", default=[], help="settings of PostgreSQL for these sessions")
-    arguments.add_argument("--pause", action="store_true")
     given = arguments.parse_args()
+    stop_on_sigterm()
     home = Path(tempfile.mkdtemp(prefix="agent-broker-recording-"))
     server = EmbeddedPostgres(home)
-    server.start()
     try:
+        server.start()
         uvloop.run(measure(server, given))
     finally:
         server.stop("immediate")
