@@ -22,6 +22,7 @@ from statistics import median
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 from rich.console import Console
 
 from bench.deployment import Deployment, Stores, deployed, stores
@@ -84,6 +85,8 @@ class Spread(Struct):
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
     sizes = QUICK if args.quick else FULL
+    if args.messages:
+        sizes = replace(sizes, messages=args.messages)
     measured: dict[tuple[str, str], Measured] = {}
     spreads: list[Spread] = []
     for kind in ("single", "cluster"):
@@ -310,5 +313,9 @@ def _name(kind: str) -> str:
     return "one node" if kind == "single" else "three nodes"
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--messages", type=int, default=0, help="messages of a run (default by --quick)")
+
+
 if __name__ == "__main__":
-    run("scale_out", "Scale-out: workers, trades apart, three Redis nodes", main)
+    run("scale_out", "Scale-out: workers, trades apart, three Redis nodes", main, add_arguments)
