@@ -2,12 +2,14 @@
 
 import asyncio
 
+from cluster import one_server
 from worker_rig import World, message, until
 
 from schema.message import LANES, Lane
 from workers import doorbell
 
 
+@one_server  # of a cluster, CLIENT LIST is one node's
 async def test_a_ring_is_answered_at_once(any_streams_url):
     async with World(any_streams_url) as world:
         receiver = await world.receiver()
