@@ -191,12 +191,14 @@ async def _watched(
     changing = asyncio.ensure_future(change())
     even = False
     while not even and time.monotonic() - began_s < EVEN_S_MAX:
+        even = await _is_even(deployment, names)
+        # Looked at after the verdict, so that the last points are those that were judged even.
         since_s = time.monotonic() - began_s
         held = Counter(await deployment.owners("deliver"))
         for name in {*held, *names, *series} - {""}:
             series.setdefault(name.removesuffix(".bench"), []).append((since_s, float(held[name])))
-        even = await _is_even(deployment, names)
-        await asyncio.sleep(LOOK_S)
+        if not even:
+            await asyncio.sleep(LOOK_S)
     await changing
     return Spread(what, time.monotonic() - began_s, series)
 

@@ -1,5 +1,5 @@
-"""The benchmark of many agents, tiny: all it should say is there and nothing went missing. Rows written in bulk
-are the rows of agents."""
+"""The benchmark of many agents, tiny: all it should say is there and nothing went missing. Rows written in
+bulk are the rows of agents."""
 
 import os
 import subprocess
