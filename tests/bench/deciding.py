@@ -28,8 +28,9 @@ NOW_MS: Final = 1_800_000_000_000
 SHARDS: Final = 2
 OWN_CAPABILITIES: Final = 10
 """What an agent can do, at most half of all there is."""
-RUNS: Final = 5
-"""The least of so many runs counts: everything that disturbs makes them longer."""
+RUNS: Final = 25
+"""The least of so many runs counts: everything that disturbs makes them longer. So many that no slow spell of
+the machine (a tenth of a second is usual) covers all of them."""
 CHURN_EVERY: Final = 100
 """One change of the registry in so many messages: a hundred a second at 10,000 messages/s."""
 COLD: Final = 200
