@@ -194,9 +194,9 @@ async def _watched(
         even = await _is_even(deployment, names)
         # Looked at after the verdict, so that the last points are those that were judged even.
         since_s = time.monotonic() - began_s
-        held = Counter(await deployment.owners("deliver"))
+        held = Counter(owner.removesuffix(".bench") for owner in await deployment.owners("deliver"))
         for name in {*held, *names, *series} - {""}:
-            series.setdefault(name.removesuffix(".bench"), []).append((since_s, float(held[name])))
+            series.setdefault(name, []).append((since_s, float(held[name])))
         if not even:
             await asyncio.sleep(LOOK_S)
     await changing
