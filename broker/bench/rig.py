@@ -7,14 +7,14 @@ between.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from time import monotonic_ns
 from typing import Any, Final
 
 import asyncpg
 from redis.asyncio import Redis
 
+from broker.bench.arrivals import arrival
 from broker.bench.ceiling import CeilingOrder, CeilingReport
-from broker.bench.commits import PATIENCE_S, Commits, Stuck
+from broker.bench.commits import Commits
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import per_second
 from broker.bench.leftovers import Picture, take_picture
@@ -26,7 +26,6 @@ from broker.bench.sink import Ports, SinkOrder, SinkReport
 from broker.bench.subject import Subject
 from broker.streams.keys import DEPLOYMENT
 
-SINK_LOOK_S: Final = 0.02
 REST_LOOK_S: Final = 0.5
 REST_LOOKS_MAX: Final = 10
 
@@ -95,7 +94,7 @@ class Rig:
         """Publish natively and wait until every message and attempt is in Postgres. Raises: Stuck."""
         before = await self._begin()
         load = await self._load.ask(LoadOrder(do="publish", count=count, rate=rate), LoadReport)
-        await self._arrival(count)
+        await arrival(self._sink, count)
         committed_ns = await self._commits.wait(load.low_id, load.high_id, count)
         run = await self._end(count, before, load, committed_ns)
         run.rate = rate
@@ -130,19 +129,6 @@ class Rig:
             latencies=sink.latencies,
             late_ms_max=load.late_ms_max,
         )
-
-    async def _arrival(self, count: int) -> None:
-        """Wait until the sink has seen every message at least once."""
-        seen, progress_ns = -1, monotonic_ns()
-        while True:
-            sink = await self._sink.ask(SinkOrder(do="count"), SinkReport)
-            if sink.distinct >= count:
-                return
-            if sink.distinct != seen:
-                seen, progress_ns = sink.distinct, monotonic_ns()
-            elif monotonic_ns() - progress_ns > PATIENCE_S * 1e9:
-                raise Stuck(f"{count} published, {seen} arrived at the sink")
-            await asyncio.sleep(SINK_LOOK_S)
 
     def _cpu_seconds(self) -> dict[str, float]:
         table = read_table()

@@ -13,6 +13,7 @@ from bench.kit.broker import CpuMeter
 from bench.peers.catalogue import Crew, Setting
 from bench.peers.stores import Counted, Stores, agents_on
 from bench.peers.team import Agents, Publish, Published, Team, background, obedient
+from broker.bench.arrivals import arrival
 from broker.bench.commits import PATIENCE_S, Stuck
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import per_second
@@ -20,7 +21,6 @@ from broker.bench.report import Run
 from broker.bench.sink import Ports, SinkOrder, SinkReport
 from broker.bench.subject import Subject
 
-SINK_LOOK_S: Final = 0.02
 COUNT_LOOK_S: Final = 0.02
 SERVERS: Final = ("valkey", "postgres")
 WORKER, PUBLISHER, SINK, IDLE = "worker", "publisher", "sink", "the broker, idle"
@@ -86,7 +86,7 @@ class Turn:
         self._cpu.start()
         self._own_cpu.start()
         load = await self._team.publisher.ask(Publish(count, rate), Published)
-        await self._arrival(count)
+        await arrival(self._sink, count)
         committed_ns = await self._commit(count)
         cpu_us = self._cpu_us(count)
         sink = await self._sink.ask(SinkOrder(do="report"), SinkReport)
@@ -107,18 +107,6 @@ class Turn:
         of_broker, own = self._cpu.per(count), self._own_cpu.per(count)
         idle = sum(us for part, us in of_broker.items() if part not in SERVERS)
         return {**{part: of_broker.get(part, 0.0) for part in SERVERS}, **own, IDLE: idle}
-
-    async def _arrival(self, count: int) -> None:
-        seen, progress_ns = -1, monotonic_ns()
-        while True:
-            sink = await self._sink.ask(SinkOrder(do="count"), SinkReport)
-            if sink.distinct >= count:
-                return
-            if sink.distinct != seen:
-                seen, progress_ns = sink.distinct, monotonic_ns()
-            elif monotonic_ns() - progress_ns > PATIENCE_S * 1e9:
-                raise Stuck(f"{count} published, {seen} arrived at the sink")
-            await asyncio.sleep(SINK_LOOK_S)  # another process cannot set our events
 
     async def _commit(self, count: int) -> int:
         """Return the moment before the count was asked for that found every row."""
