@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,8 @@ from schema.errors import Unavailable
 START_S: Final = 90.0
 """A first start makes a Postgres cluster; on a slow disk that takes most of a minute."""
 STOP_S: Final = 60.0
+STOP: Final = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
+"""Asked to stop, `up` stops everything in order; a second signal cuts that short."""
 LOOK_S: Final = 0.1
 LOG_TAIL_BYTES: Final = 4_000
 ERRORS_MAX: Final = 3
@@ -86,7 +88,7 @@ async def fresh(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterator[
             error.add_note(_errors(home))
             raise
         finally:
-            await _stop(process)
+            await stop_process(process, STOP, patience_s=STOP_S)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -117,14 +119,16 @@ def _errors(home: Path) -> str:
     return "\n".join(found[-ERRORS_MAX:])
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Ask `up` to stop, which stops everything in order; a second signal, then the end of its session."""
-    for signum in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+async def stop_process(
+    process: asyncio.subprocess.Process, signals: Iterable[signal.Signals], *, patience_s: float
+) -> None:
+    """Send one signal after the other until the process has ended, with so much patience for each."""
+    for signum in signals:
         if process.returncode is not None:
             return
         process.send_signal(signum)
         try:
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(patience_s):
                 await process.wait()
         except TimeoutError:
             continue

@@ -27,7 +27,7 @@ from bench.kit.broker import Broker, CpuMeter, fresh_broker
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
 from bench.kit.values import Cell, Curve
-from broker.bench.commits import Commits, Stuck
+from broker.bench.commits import Commits
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import Latencies
 from broker.bench.fleet import path_of
@@ -202,7 +202,7 @@ async def _register(yard: Yard, count: int, name: str, endpoint: registering.End
         name=f"{name}-{token_hex(3)}",
         endpoint=endpoint,
         capabilities=lambda _: [name],
-        now_ms=await _now_ms(yard),
+        now_ms=await watching.now_ms(yard.redis),
     )
     pepper = yard.broker.settings["KEY_PEPPER"]
     await registering.register_rows(yard.pool, yard.connection, agents, pepper=pepper)
@@ -249,7 +249,7 @@ async def _arrived(sink: Child, count: int) -> None:
     while (found := (await sink.ask(SinkOrder(do="count"), SinkReport)).distinct) < count:
         if found > seen:
             began, seen = monotonic(), found
-        _be_patient(began, f"{count} published, {found} arrived")
+        watching.be_patient(began, PATIENCE_S, f"{count} published, {found} arrived")
         await asyncio.sleep(0.05)
 
 
@@ -283,7 +283,7 @@ async def _until_routed(yard: Yard) -> None:
             return
         if left < least:
             began, least = monotonic(), left
-        _be_patient(began, f"{left} entries are not routed")
+        watching.be_patient(began, PATIENCE_S, f"{left} entries are not routed")
         await asyncio.sleep(0.1)
 
 
@@ -337,7 +337,9 @@ async def _drain(yard: Yard, console: Console, away: Sequence[Agent]) -> Drain:
         found = await yard.fleet_sink.ask(SinkOrder(do="count"), SinkReport)
         if found.distinct > points[-1][1]:
             stalled = monotonic()
-        _be_patient(stalled, f"{wanted} waited, {found.distinct} arrived after the return")
+        watching.be_patient(
+            stalled, PATIENCE_S, f"{wanted} waited, {found.distinct} arrived after the return"
+        )
         points.append((monotonic() - began, found.distinct))
         for role, size in watching.resident_bytes(yard.broker.roots).items():
             peak[role] = max(peak.get(role, 0), size)
@@ -563,16 +565,6 @@ def _tenths(points: Sequence[tuple[float, int]], wanted: int) -> list[tuple[floa
 
 
 # --- waiting ---------------------------------------------------------------------------------------------
-
-
-async def _now_ms(yard: Yard) -> int:
-    seconds, microseconds = await yard.redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
-def _be_patient(began: float, what: str) -> None:
-    if monotonic() - began > PATIENCE_S:
-        raise Stuck(what)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ async def _register(yard: Yard, console: Console) -> None:
         name=f"many-{token_hex(3)}",
         endpoint=yard_endpoint(yard.rig.ports),
         capabilities=lambda number: _capabilities(number, plan),
-        now_ms=await _now_ms(yard),
+        now_ms=await watching.now_ms(yard.redis),
     )
     began = monotonic()
     pepper = broker.settings["KEY_PEPPER"]
@@ -220,7 +220,7 @@ async def _until_known(yard: Yard) -> float:
     began = monotonic()
     last = yard.agents[-1].id
     async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
-        low = first_id_at(await _now_ms(yard))
+        low = first_id_at(await watching.now_ms(yard.redis))
         await publisher.publish(message({}, to=last))
         await _until_recorded(yard, low, 1, attempted=True)
     return monotonic() - began
@@ -228,7 +228,7 @@ async def _until_known(yard: Yard) -> float:
 
 async def _hear_all(yard: Yard) -> None:
     """Note a sign of life of everybody, and wait until the keeper has brought them into the record."""
-    began_ms = await _now_ms(yard)
+    began_ms = await watching.now_ms(yard.redis)
     link = Link(yard.broker.redis_url, name="bench")
     ids = [agent.id for agent in yard.agents]
     try:
@@ -240,7 +240,7 @@ async def _hear_all(yard: Yard) -> None:
     began = monotonic()
     stored = "SELECT count(*) FROM agents WHERE heartbeat_at >= to_timestamp($1::float8 / 1000)"
     while await yard.database.fetchval(stored, began_ms) < len(ids):
-        _be_patient(began, "heartbeats are not recorded")
+        watching.be_patient(began, PATIENCE_S, "heartbeats are not recorded")
         await asyncio.sleep(0.2)
 
 
@@ -392,7 +392,7 @@ async def _measure_waiting(yard: Yard, console: Console) -> None:
     """One message each, for agents that pull and are away, who come back; then for endpoints that refuse."""
     before = await watching.redis_memory_at_rest(yard.redis)
     yard.agents = await registering.move(yard.pool, yard.connection, yard.agents, lambda _: None)
-    low = first_id_at(await _now_ms(yard))
+    low = first_id_at(await watching.now_ms(yard.redis))
     pulls = await _one_waiting_each(yard, before, attempted=False)
     yard.tell(console, f"waiting, agents that pull: {pulls[0]:.0f} bytes beyond the payload")
     began = monotonic()
@@ -435,7 +435,7 @@ async def _one_waiting_each(
     yard: Yard, before: watching.RedisMemory, *, attempted: bool
 ) -> tuple[float, float]:
     """Publish one message to every agent; return the bytes of Redis it takes beyond its payload, and that."""
-    low = first_id_at(await _now_ms(yard))
+    low = first_id_at(await watching.now_ms(yard.redis))
     async with await StreamPublisher.open(yard.broker.redis_url) as publisher:
         for start in range(0, len(yard.agents), PUBLISH_MESSAGES_PER_ENTRY_MAX):
             some = yard.agents[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]
@@ -475,25 +475,15 @@ async def _until_recorded(yard: Yard, low: str, count: int, *, attempted: bool) 
     """Wait until so many messages since the id `low` are in PostgreSQL (with an attempt). Raises: Stuck."""
     began, seen = monotonic(), 0
     while True:
-        high = first_id_at(await _now_ms(yard) + 1_000)
+        high = first_id_at(await watching.now_ms(yard.redis) + 1_000)
         found = await yard.commits.count(low, high)
         reached = min(found.messages, found.attempted) if attempted else found.messages
         if reached >= count:
             return
         if reached > seen:
             began, seen = monotonic(), reached
-        _be_patient(began, f"{count} published, {reached} recorded")
+        watching.be_patient(began, PATIENCE_S, f"{count} published, {reached} recorded")
         await asyncio.sleep(0.3)
-
-
-async def _now_ms(yard: Yard) -> int:
-    seconds, microseconds = await yard.redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
-def _be_patient(began: float, what: str) -> None:
-    if monotonic() - began > PATIENCE_S:
-        raise Stuck(what)
 
 
 if __name__ == "__main__":

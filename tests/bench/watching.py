@@ -1,13 +1,18 @@
-"""Memory: what Redis says that its data take, and what the processes of the broker have resident."""
+"""Memory: what Redis says that its data take, and what the processes of the broker have resident.
+
+Also the clock the broker goes by, and the patience of who waits for something.
+"""
 
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from msgspec import Struct
 
+from broker.bench.commits import Stuck
 from broker.bench.processes import PROC, read_table, roles_below
 
 SCAN_COUNT: Final = 10_000
@@ -70,3 +75,15 @@ def _resident(status: Path) -> int:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+async def now_ms(redis: Any) -> int:  # the driver does not type its replies
+    """Return the clock the broker goes by."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def be_patient(since: float, patience_s: float, what: str) -> None:
+    """Give up where nothing has come of it since that moment (monotonic). Raises: Stuck."""
+    if monotonic() - since > patience_s:
+        raise Stuck(what)

@@ -18,7 +18,7 @@ from typing import Final
 import httpx
 
 from broker.bench.processes import read_table, roles_below, seconds_by_role
-from broker.bench.subject import Subject, fresh
+from broker.bench.subject import Subject, fresh, stop_process
 from broker.servers.process import choose_port
 from schema.errors import Unavailable
 
@@ -96,7 +96,7 @@ async def another(broker: Broker, role: str, *arguments: str, name: str) -> Asyn
         yield process.pid
     finally:
         broker.roots.remove(process.pid)
-        await _stop(process)
+        await stop_process(process, (signal.SIGTERM, signal.SIGKILL), patience_s=STOP_S)
 
 
 class CpuMeter:
@@ -165,15 +165,3 @@ async def _ready(url: str) -> None:
                 pass
             await asyncio.sleep(LOOK_S)  # another process cannot set our events
     raise Unavailable(f"the gateway on {url} did not get ready")
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        process.send_signal(signum)
-        try:
-            async with asyncio.timeout(STOP_S):
-                await process.wait()
-        except TimeoutError:
-            continue
