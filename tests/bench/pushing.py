@@ -5,6 +5,7 @@ Messages are made beforehand. Each way keeps so many in hand that nobody waits, 
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
@@ -70,7 +71,7 @@ def make_messages(agents: list[Agent], count: int) -> list[Message]:
     return made
 
 
-class _InTurn:
+class _InTurn(ABC):
     """Posts one more for each that is over. A way says how one is posted."""
 
     def __init__(self) -> None:
@@ -85,9 +86,9 @@ class _InTurn:
             self.post_one(self._left.pop())
         await self._over
 
+    @abstractmethod
     def post_one(self, message: Message) -> None:
         """Post one; `ended` follows when it is over."""
-        raise NotImplementedError
 
     def ended(self) -> None:
         self._open -= 1
