@@ -2,10 +2,10 @@
 
 from msgspec import Struct, field
 from rich.console import Console
-from rich.table import Table
 
 from broker.bench.figures import Latencies, median
 from broker.bench.steadiness import Steadiness
+from broker.bench.tables import Cell, Table, shown, text_of
 
 
 class Run(Struct, kw_only=True):
@@ -69,82 +69,74 @@ def middle_cpu(runs: list[Run]) -> dict[str, float]:
 
 def show(report: Report, console: Console) -> None:
     """Print the report."""
-    console.print(_rates(report))
-    console.print(_cpu(report))
-    if report.paced:
-        console.print(_latencies(report))
-    console.print(_leftovers(report.leftovers))
+    for table in tables(report):
+        console.print(shown(table))
     console.print(f"the machine by itself: {report.steadiness}", style="dim")
     console.print("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")
 
 
+def tables(report: Report) -> list[Table]:
+    """Return the report as tables: rates, CPU, latencies where a rate was paced, what is left in Redis."""
+    paced = [_latencies(report)] if report.paced else []
+    return [_rates(report), _cpu(report), *paced, _leftovers(report.leftovers)]
+
+
 def _rates(report: Report) -> Table:
-    table = Table(title="Flat out: publish, route, push, record, until the last row is committed")
-    for heading in ("", "messages/s", "lowest - highest", "published/s", "duplicates", "missing"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, runs in (("product", report.flat_out), ("ceiling", report.ceiling)):
-        table.add_row(
-            name,
-            f"{middle(runs):,.0f}",
-            _range(runs),
-            f"{median([run.published_per_second for run in runs]):,.0f}",
-            str(sum(run.duplicates for run in runs)),
-            str(sum(run.missing for run in runs)),
-        )
-    table.add_row("ratio", f"{report.ratio:.2f}")
-    checked, wrong = _signatures(report)
-    table.caption = f"{checked} signatures checked, {wrong} wrong"
-    return table
+    rows = [_rate_row("product", report.flat_out), _rate_row("bare loop", report.ceiling)]
+    rows.append(["ratio", round(report.ratio, 2), "", None, None, None])
+    pushed = [*report.flat_out, *report.paced]
+    checked, wrong = (sum(counts) for counts in zip(*map(_signatures, pushed), strict=True))
+    return Table(
+        f"Flat out, {len(report.flat_out)} x {report.flat_out[0].messages:,} messages in turns",
+        ["", "messages/s", "lowest - highest", "published/s", "duplicates", "missing"],
+        rows,
+        f"Publish, route, push, record, until the last row is committed; medians. {checked:,} signatures "
+        f"checked, {wrong:,} wrong.",
+    )
 
 
-def _range(runs: list[Run]) -> str:
+def _rate_row(name: str, runs: list[Run]) -> list[Cell]:
     rates = [run.per_second for run in runs]
-    return f"{min(rates):,.0f} - {max(rates):,.0f}" if rates else ""
+    return [
+        name,
+        middle(runs),
+        f"{text_of(min(rates))} - {text_of(max(rates))}",
+        median([run.published_per_second for run in runs]),
+        sum(run.duplicates for run in runs),
+        sum(run.missing for run in runs),
+    ]
 
 
-def _signatures(report: Report) -> tuple[int, int]:
-    runs = [*report.flat_out, *report.paced]
-    return sum(run.signatures_checked for run in runs), sum(run.signatures_wrong for run in runs)
+def _signatures(run: Run) -> tuple[int, int]:
+    return run.signatures_checked, run.signatures_wrong
 
 
 def _cpu(report: Report) -> Table:
-    table = Table(title="CPU, microseconds a message")
-    columns = {"product": middle_cpu(report.flat_out), "ceiling": middle_cpu(report.ceiling)}
+    columns = {"flat out": middle_cpu(report.flat_out), "bare loop": middle_cpu(report.ceiling)}
     columns |= {f"at {run.rate:,}/s": middle_cpu([run]) for run in report.paced}
-    table.add_column("")
-    for heading in columns:
-        table.add_column(heading, justify="right")
     parts = dict.fromkeys(part for column in columns.values() for part in column)
-    for part in parts:
-        table.add_row(part, *(_cell(column.get(part)) for column in columns.values()))
-    table.add_section()
-    table.add_row("sum", *(f"{sum(column.values()):.1f}" for column in columns.values()))
-    return table
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    rows: list[list[Cell]] = [[part, *(column.get(part) for column in columns.values())] for part in parts]
+    rows.append(["sum", *(sum(column.values()) for column in columns.values())])
+    return Table("CPU, microseconds a message", ["", *columns], rows)
 
 
 def _latencies(report: Report) -> Table:
-    table = Table(title="Publish to 200 at paced rates, from the time meant to send")
-    for heading in ("rate/s", "", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    runs = [("product", run) for run in report.paced] + [("ceiling", run) for run in report.paced_ceiling]
-    for name, run in sorted(runs, key=lambda one: one[1].rate):
-        found = run.latencies
-        figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms, run.late_ms_max)
-        table.add_row(f"{run.rate:,}", name, *(f"{value:.2f}" for value in figures))
-    return table
+    columns = ["rate/s", "", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"]
+    rows: list[list[Cell]] = []
+    runs = [("product", run) for run in report.paced] + [("bare loop", run) for run in report.paced_ceiling]
+    for name, run in sorted(runs, key=lambda pair: pair[1].rate):
+        at = run.latencies
+        figures = [at.p50_ms, at.p90_ms, at.p99_ms, at.p999_ms, at.max_ms, run.late_ms_max]
+        rows.append([run.rate, name, *figures])
+    note = (
+        "From the time a message was meant to be sent; `sent late` is how late the worst left the publisher "
+        "and is part of it."
+    )
+    return Table("Publish to the receiver's 200", columns, rows, note)
 
 
 def _leftovers(left: Leftovers) -> Table:
-    table = Table(title="Left behind in Redis")
-    table.add_column("")
-    table.add_column("bytes", justify="right")
-    table.add_column("a message", justify="right")
-    rows = {**left.by_kind, "used_memory": left.used_memory_growth}
-    for kind, size in rows.items():
-        table.add_row(kind, f"{size:+,}", f"{size / max(left.messages, 1):.1f}")
-    table.caption = "seen is the deduplication window; it is dropped when the window has passed"
-    return table
+    sizes = {**left.by_kind, "used_memory": left.used_memory_growth}
+    rows: list[list[Cell]] = [[kind, size, size / max(left.messages, 1)] for kind, size in sizes.items()]
+    note = "`seen` is the deduplication window; it is dropped when the window has passed."
+    return Table("Left behind in Redis", ["", "bytes", "a message"], rows, note)

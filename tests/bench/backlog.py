@@ -26,7 +26,7 @@ from bench import registering, watching
 from bench.kit.broker import Broker, CpuMeter, fresh_broker
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
-from bench.kit.values import Cell, Curve
+from bench.kit.values import Curve
 from broker.bench.commits import Commits
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import Latencies
@@ -34,6 +34,7 @@ from broker.bench.fleet import path_of
 from broker.bench.load import LoadOrder, LoadReport
 from broker.bench.payload import Fleet
 from broker.bench.sink import Ports, SinkOrder, SinkReport
+from broker.bench.tables import Cell
 from broker.store.pool import Pool, open_pool
 from broker.streams.connection import Connection, open_connection
 from schema.agent import Agent

@@ -10,11 +10,10 @@ from typing import Final
 from rich.console import Console
 
 from bench.kit.broker import fresh_broker
-from bench.kit.numbers import median
 from bench.kit.program import run
-from bench.kit.report import Aim, Findings, Table
-from bench.kit.values import Cell, Curve, text_of
-from broker.bench.report import Report, Run, middle_cpu
+from bench.kit.report import Aim, Findings
+from bench.kit.values import Curve
+from broker.bench.report import Report, tables
 from broker.bench.run import Plan, measure
 
 NAME: Final = "end_to_end"
@@ -38,7 +37,7 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
 def findings(report: Report) -> Findings:
     """Return what a report of `agent-broker bench` says, with the aims."""
     return Findings(
-        tables=[_rates(report), _latencies(report), _cpu(report), _leftovers(report)],
+        tables=tables(report),
         curves=[_curve(report)],
         aims=aims(report),
         notes=[
@@ -76,62 +75,6 @@ def wrong(report: Report) -> list[str]:
         for one in several
         if one.missing or one.signatures_wrong
     ]
-
-
-def _rates(report: Report) -> Table:
-    rows = [_rate_row("product", report.flat_out), _rate_row("bare loop", report.ceiling)]
-    rows.append(["ratio", round(report.ratio, 2), "", None, None, None])
-    checked = sum(one.signatures_checked for one in (*report.flat_out, *report.paced))
-    return Table(
-        f"Flat out, {len(report.flat_out)} x {report.flat_out[0].messages:,} messages in turns",
-        ["", "messages/s", "lowest - highest", "published/s", "duplicates", "missing"],
-        rows,
-        f"Until the last row is committed; medians. {checked:,} signatures checked.",
-    )
-
-
-def _rate_row(name: str, runs: list[Run]) -> list[Cell]:
-    rates = [one.per_second for one in runs]
-    return [
-        name,
-        median(rates),
-        f"{text_of(min(rates))} - {text_of(max(rates))}",
-        median([one.published_per_second for one in runs]),
-        sum(one.duplicates for one in runs),
-        sum(one.missing for one in runs),
-    ]
-
-
-def _latencies(report: Report) -> Table:
-    columns = ["rate/s", "", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "sent late ms"]
-    rows: list[list[Cell]] = []
-    runs = [("product", one) for one in report.paced] + [("bare loop", one) for one in report.paced_ceiling]
-    for name, one in sorted(runs, key=lambda pair: pair[1].rate):
-        at = one.latencies
-        figures = [at.p50_ms, at.p90_ms, at.p99_ms, at.p999_ms, at.max_ms, one.late_ms_max]
-        rows.append([one.rate, name, *figures])
-    note = (
-        "From the time a message was meant to be sent; `sent late` is how late the worst left the publisher "
-        "and is part of it."
-    )
-    return Table("Publish to the receiver's 200", columns, rows, note)
-
-
-def _cpu(report: Report) -> Table:
-    columns = {"flat out": middle_cpu(report.flat_out), "bare loop": middle_cpu(report.ceiling)}
-    columns |= {f"at {one.rate:,}/s": middle_cpu([one]) for one in report.paced}
-    parts = dict.fromkeys(part for column in columns.values() for part in column)
-    rows: list[list[Cell]] = [[part, *(column.get(part) for column in columns.values())] for part in parts]
-    rows.append(["sum", *(sum(column.values()) for column in columns.values())])
-    return Table("CPU, microseconds a message", ["", *columns], rows)
-
-
-def _leftovers(report: Report) -> Table:
-    left = report.leftovers
-    sizes = {**left.by_kind, "used_memory": left.used_memory_growth}
-    rows: list[list[Cell]] = [[kind, size, size / max(left.messages, 1)] for kind, size in sizes.items()]
-    note = "`seen` is the deduplication window; it is dropped when the window has passed."
-    return Table("Left behind in Redis", ["", "bytes", "a message"], rows, note)
 
 
 def _curve(report: Report) -> Curve:

@@ -31,11 +31,11 @@ from bench.http_load import HttpOrder, HttpReport
 from bench.kit.broker import CpuMeter, fresh_broker
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
-from bench.kit.values import Cell
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import Latencies, summarise
 from broker.bench.processes import read_table, roles_below
 from broker.bench.subject import Subject
+from broker.bench.tables import Cell
 from broker.client.http import AgentClient
 from schema.codec import encode
 

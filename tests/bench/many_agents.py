@@ -24,12 +24,13 @@ from bench.kit.broker import Broker, CpuMeter, fresh_broker
 from bench.kit.numbers import median
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
-from bench.kit.values import Cell, Curve
+from bench.kit.values import Curve
 from broker.bench.commits import Commits, Stuck
 from broker.bench.fleet import path_of
 from broker.bench.payload import Fleet, first_id_at
 from broker.bench.report import Run
 from broker.bench.rig import Rig, open_rig
+from broker.bench.tables import Cell
 from broker.client.http import AgentClient
 from broker.client.streams import StreamPublisher, message
 from broker.store.pool import Pool, open_pool

@@ -23,12 +23,13 @@ from bench.kit.broker import Broker, fresh_broker
 from bench.kit.numbers import summarise
 from bench.kit.program import run
 from bench.kit.report import Findings, Table
-from bench.kit.values import Cell, Curve
+from bench.kit.values import Curve
 from bench.many_agents import yard_endpoint
 from broker.bench.fleet import path_of
 from broker.bench.payload import Fleet
 from broker.bench.report import Run
 from broker.bench.rig import Rig, open_rig
+from broker.bench.tables import Cell
 from broker.core.work_orders import Party
 from broker.store import inbox, partitions, statistics, work_orders
 from broker.store.inbox import InboxFilter

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from bench.kit.index import index, write_index
 from bench.kit.report import Aim, Curve, Result, Table, markdown, markdown_table, shown, write
-from bench.kit.values import Cell, short, text_of
+from bench.kit.values import short
 from rich.console import Console
+
+from broker.bench.tables import Cell, text_of
 
 
 @pytest.mark.parametrize(

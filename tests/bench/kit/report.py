@@ -10,21 +10,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 from rich.console import Console
-from rich.table import Table as Shown
 
 from bench.kit.svg import line_chart
-from bench.kit.values import Cell as Cell
 from bench.kit.values import Curve as Curve
-from bench.kit.values import text_of
-
-
-class Table(Struct, kw_only=False):
-    """Figures side by side. Numbers are aligned to the right and rounded where they are shown."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
+from broker.bench.tables import Cell as Cell
+from broker.bench.tables import Table as Table
+from broker.bench.tables import shown as shown
+from broker.bench.tables import text_of
 
 
 class Aim(Struct):
@@ -101,7 +93,7 @@ def markdown(result: Result) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     """Return a table's parts: heading, table, note."""
-    numeric = [_is_numeric(table, column) for column in range(len(table.columns))]
+    numeric = [table.is_numeric(column) for column in range(len(table.columns))]
     lines = [
         _line(table.columns),
         _line(["---:" if right else "---" for right in numeric]),
@@ -122,24 +114,9 @@ def tables_of(result: Result) -> list[Table]:
     return [*([aims_table(result.aims)] if result.aims else []), *result.tables]
 
 
-def shown(table: Table) -> Shown:
-    """Return a table as rich prints it."""
-    shown = Shown(title=table.title or None, caption=table.note or None)
-    for number, heading in enumerate(table.columns):
-        shown.add_column(heading, justify="right" if _is_numeric(table, number) else "left")
-    for row in table.rows:
-        shown.add_row(*(text_of(cell) for cell in row))
-    return shown
-
-
 def plot_name(result: Result, curve: Curve) -> str:
     """Return the name of a plot's file."""
     return f"{result.name}-{curve.name}.svg"
-
-
-def _is_numeric(table: Table, column: int) -> bool:
-    cells = [row[column] for row in table.rows if column < len(row) and row[column] is not None]
-    return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 
 
 def _line(cells: list[str]) -> str:

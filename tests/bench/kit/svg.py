@@ -10,7 +10,8 @@ from html import escape
 from typing import Final
 
 from bench.kit.axes import Axis, linear, logarithmic, spread
-from bench.kit.values import Curve, short, text_of
+from bench.kit.values import Curve, short
+from broker.bench.tables import text_of
 
 WIDTH: Final = 800
 HEIGHT: Final = 420

@@ -1,10 +1,6 @@
-"""Values of a report that its plots share: a curve, and how a number is written. Pure."""
-
-import math
+"""What a plot is made of: a curve, and how a number of an axis is written. Pure."""
 
 from msgspec import Struct
-
-Cell = str | int | float | None
 
 
 class Curve(Struct):
@@ -17,23 +13,6 @@ class Curve(Struct):
     series: dict[str, list[tuple[float, float]]]
     log_x: bool = True
     log_y: bool = False
-
-
-def text_of(value: Cell) -> str:
-    """Write a table's cell: whole numbers with thousands, others with three digits that count."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return value
-        case int():
-            return f"{value:,}"
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or abs(value) >= 99.95:
-        return f"{value:,.0f}"
-    decimals = 2 - math.floor(math.log10(abs(value)))
-    return f"{value:.{min(decimals, 6)}f}"
 
 
 def short(value: float) -> str:

@@ -6,11 +6,11 @@ from msgspec import Struct, field
 
 from bench.kit.numbers import median
 from bench.kit.report import Findings, Table
-from bench.kit.values import Cell
 from bench.peers.catalogue import OURS_PROMISES, Peer
 from bench.peers.stream_part import StreamRun
 from bench.peers.turn import IDLE, PUBLISHER, SERVERS, SINK, WORKER, Outcome
 from broker.bench.report import Run, middle, middle_cpu
+from broker.bench.tables import Cell
 
 OURS: Final = "Agent Broker"
 RATE_COLUMNS: Final = [
