@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from broker.core.addresses import PortRange
 from broker.settings_words import accepted, example, in_words
 
 EXIT_CODE_FAULTY: Final = 2
+PORT_MAX: Final = 65_535
 STORES: Final = ("redis_url", "database_url")
 """What every role needs and `up` brings along itself."""
 
@@ -52,6 +54,22 @@ def _networks(value: object) -> object:
     return tuple(found)
 
 
+def _ports(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        low, dash, high = part.partition("-")
+        if not (low.isascii() and low.isdigit() and (not dash or (high.isascii() and high.isdigit()))):
+            raise ValueError(f"{part[:32]!r} is no port and no range of ports")
+        ports = PortRange(int(low), int(high) if dash else int(low))
+        if not 1 <= ports.low <= ports.high <= PORT_MAX:
+            raise ValueError(f"{ports} is not among 1-{PORT_MAX}")
+        found.append(ports)
+    return tuple(found)
+
+
+Ports = Annotated[tuple[PortRange, ...], NoDecode, BeforeValidator(_ports)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 
 
@@ -110,6 +128,17 @@ class Settings(BaseSettings):
         description="Private networks that endpoints may lie in, for example 10.0.0.0/8. "
         "Public addresses always may; `up` allows loopback unless this is set.",
         json_schema_extra={"accepts": "networks separated by commas"},
+    )
+    endpoint_ports: Ports = Field(
+        (PortRange(80, 80), PortRange(443, 443), PortRange(1024, PORT_MAX)),
+        description="Ports that endpoints may lie at. Those the broker itself and its stores listen at never are.",
+        json_schema_extra={"accepts": "ports and ranges such as 8000-8999, separated by commas"},
+    )
+    closed_local_ports: Ports = Field(
+        (),
+        description="More ports of this machine that no endpoint may lie at, where loopback is allowed; `up` "
+        "fills in those of its servers.",
+        json_schema_extra={"accepts": "ports and ranges such as 8000-8999, separated by commas"},
     )
 
     # --- processes ---

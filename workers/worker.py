@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from broker.core.addresses import AddressPolicy
 from broker.settings import Settings
 from broker.store.pool import open_pool
 from broker.streams.ingress import Publisher
@@ -14,6 +13,7 @@ from broker.streams.ownership import Lease
 from broker.streams.presence import Presence
 from broker.telemetry import metrics
 from broker.transport.client import Deadlines, PushClient
+from broker.transport.policy import policy_of
 from workers.delivery.delivery import DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
@@ -48,7 +48,7 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         silent_after_ms=settings.silent_after_ms,
     )
     publisher = Publisher(settings.redis_url, shards=settings.shards, name=process.name)
-    client = PushClient(policy=AddressPolicy(str(network) for network in settings.endpoint_allow_cidrs))
+    client = PushClient(policy=policy_of(settings))
     replies = Replies(publisher)
     house = House(
         redis_url=settings.redis_url,

@@ -5,12 +5,12 @@ so only what a resolver returned means anything. `ipaddress.is_global` and `is_p
 wrong on Python 3.11.7 for several embedded forms of 169.254.169.254, for 224.0.0.1 and for `fec0::1`.
 
 Invariants: an IPv6 address that carries an IPv4 address is never judged more kindly than that one; no
-allow-list opens link-local or metadata addresses.
+allow-list opens link-local or metadata addresses, nor the broker's own ports.
 """
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from schema.errors import Rejected
 
@@ -26,12 +26,18 @@ NEVER: Final = _table(
     ("169.254.0.0/16", "link-local"),
     ("fe80::/10", "link-local"),
     ("fd00:ec2::254/128", "a metadata service"),  # AWS
+    ("fd00:ec2::23/128", "a metadata service"),  # AWS, credentials of pods
+    ("fd00:c1::a9fe:a9fe/128", "a metadata service"),  # Oracle Cloud
+    ("fd00:42::42/128", "a metadata service"),  # Scaleway
     ("fd20:ce::254/128", "a metadata service"),  # Google Cloud
     ("100.100.100.200/32", "a metadata service"),  # Alibaba Cloud
     ("192.0.0.192/32", "a metadata service"),  # Oracle Cloud
     ("168.63.129.16/32", "a metadata service"),  # Azure: inside public space, so nothing else stops it
+    ("2001::/32", "Teredo"),
+    ("64:ff9b:1::/48", "translated to IPv4 by a network of its own"),
 )
-"""Closed for good: what answers here hands out the machine's own credentials."""
+"""Closed for good: what answers here hands out the machine's own credentials; the last two are roads to it whose
+destination cannot be read off the address."""
 
 DENIED: Final = _table(
     ("0.0.0.0/8", "this network"),
@@ -51,7 +57,6 @@ DENIED: Final = _table(
     ("::/128", "unspecified"),
     ("::1/128", "loopback"),
     ("100::/64", "discard-only"),
-    ("2001::/32", "Teredo"),
     ("2001::/23", "reserved for protocols"),
     ("2001:db8::/32", "for documentation"),
     ("2002::/16", "6to4"),
@@ -66,71 +71,112 @@ DENIED: Final = _table(
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _COMPATIBLE: Final = IPv6Network("::/96")
+_TRANSLATED: Final = IPv6Network("::ffff:0:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = IPv6Network("2002::/16")
 _LOW_32_BITS: Final = 0xFFFF_FFFF
 _RESERVED_BELOW: Final = 2
 """`::` and `::1` lie in the IPv4-compatible range and are addresses of their own."""
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
+"""The upper half of an interface identifier that says: the lower half is an IPv4 address (RFC 5214)."""
+
+
+class PortRange(NamedTuple):
+    """Ports from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
 class AddressPolicy:
-    """What a deployment lets its pushes reach beyond the public Internet.
+    """What a deployment lets its pushes reach.
 
-    `allow` holds CIDRs (`10.1.0.0/16`, `::1/128`); `ports` the ports that may be dialled, None for any.
+    `allow` holds CIDRs (`10.1.0.0/16`, `::1/128`) open beyond the public Internet; `ports` the ports that may be
+    dialled, None for any; `own` where the broker itself and its stores listen: never dialled, allowed or not.
 
     Raises: Rejected for text that is no network, and for a network that lies inside what stays closed.
     """
 
-    __slots__ = ("allow", "ports")
+    __slots__ = ("allow", "own", "ports")
 
-    def __init__(self, allow: Iterable[str] = (), *, ports: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        allow: Iterable[str] = (),
+        *,
+        ports: Iterable[int | PortRange] | None = None,
+        own: Iterable[tuple[Network, int]] = (),
+    ) -> None:
         self.allow: Final = tuple(_allowed(cidr) for cidr in allow)
-        self.ports: Final = None if ports is None else frozenset(ports)
+        self.ports: Final = None if ports is None else tuple(_range(port) for port in ports)
+        self.own: Final = tuple(own)
 
 
 def judge(address: Address, policy: AddressPolicy) -> str | None:
     """Return None when the address may be dialled, else why not, as half a sentence for people."""
-    if isinstance(address, IPv4Address):
-        return _judge_plain(address, policy)
-    if address.scope_id is not None:
-        return f"{address} names an interface of this machine"
-    form, inner = unwrap(address)
-    if inner is None:
-        return _judge_plain(address, policy)
-    fault = _judge_plain(inner, policy)
-    # Mapped is only a spelling, NAT64 a road to the same IPv4 host: the inner address alone decides.
-    if fault is not None or form in ("mapped", "nat64"):
-        return fault and f"{address} carries {fault}"
-    return _judge_plain(address, policy)
+    kind = kind_refused(address, policy)
+    return None if kind is None else f"{address} is {kind}"
 
 
 def judge_all(addresses: Iterable[Address], policy: AddressPolicy) -> str | None:
-    """Judge every address a name resolved to: one bad one rejects the name.
+    """Judge every address a name resolved to: one bad one rejects the name. Return its kind, or None.
 
-    A mix of public and private answers is the signature of DNS rebinding, so the good ones do not count.
+    A mix of public and private answers is the signature of DNS rebinding, so the good ones do not count. The
+    address itself is not told: whoever owns the name may not be who runs the name server we asked.
     """
     for address in addresses:
-        fault = judge(address, policy)
-        if fault is not None:
-            return fault
+        kind = kind_refused(address, policy)
+        if kind is not None:
+            return kind
+    return None
+
+
+def kind_refused(address: Address, policy: AddressPolicy) -> str | None:
+    """Return None when the address may be dialled, else what it is: "private", "a metadata service"."""
+    if isinstance(address, IPv4Address):
+        return _kind_of_plain(address, policy)
+    if address.scope_id is not None:
+        return "bound to an interface of this machine"
+    form, inner = unwrap(address)
+    if inner is None:
+        return _kind_of_plain(address, policy)
+    kind = _kind_of_plain(inner, policy)
+    # Mapped is only a spelling, NAT64 a road to the same IPv4 host: the inner address alone decides.
+    if kind is not None or form in _SAME_HOST:
+        return kind
+    return _kind_of_plain(address, policy)
+
+
+def judge_own(addresses: Iterable[Address], port: int, policy: AddressPolicy) -> str | None:
+    """Return None unless one of the addresses, at this port, is the broker itself or one of its stores.
+
+    A push there would come from inside: what the broker's own machine may do, no agent may make it do.
+    """
+    for address in addresses:
+        host = _host(address)
+        if any(port == taken and host in network for network, taken in policy.own):
+            return f"port {port} there is the broker's own"
     return None
 
 
 def judge_port(port: int, policy: AddressPolicy) -> str | None:
     """Return None when the port may be dialled, else why not."""
-    if policy.ports is None or port in policy.ports:
+    if policy.ports is None or any(low <= port <= high for low, high in policy.ports):
         return None
     return f"port {port} is not among the allowed ports"
 
 
-Form = Literal["plain", "mapped", "compatible", "nat64", "6to4"]
+Form = Literal["plain", "mapped", "compatible", "translated", "nat64", "6to4", "isatap"]
+_SAME_HOST: Final = ("mapped", "nat64")
 
 
 def unwrap(address: IPv6Address) -> tuple[Form, IPv4Address | None]:
     """Return the form of an IPv6 address and the IPv4 address it carries, if any.
 
-    RFC 4291 section 2.5.5 (compatible, mapped), RFC 6052 (NAT64, well-known prefix), RFC 3056 (6to4).
-    Teredo (RFC 4380) carries one too, but is denied whole.
+    RFC 4291 section 2.5.5 (compatible, mapped), RFC 2765 (translated), RFC 6052 (NAT64, well-known prefix),
+    RFC 3056 (6to4), RFC 5214 (ISATAP). Teredo (RFC 4380) carries one too, but is denied whole.
     """
     number = int(address)
     if address in _MAPPED:
@@ -141,21 +187,35 @@ def unwrap(address: IPv6Address) -> tuple[Form, IPv4Address | None]:
         return "6to4", IPv4Address((number >> 80) & _LOW_32_BITS)
     if address in _COMPATIBLE and number >= _RESERVED_BELOW:
         return "compatible", IPv4Address(number & _LOW_32_BITS)
+    if address in _TRANSLATED:
+        return "translated", IPv4Address(number & _LOW_32_BITS)
+    if (number >> 32) & _LOW_32_BITS in _ISATAP:
+        return "isatap", IPv4Address(number & _LOW_32_BITS)
     return "plain", None
 
 
-def _judge_plain(address: Address, policy: AddressPolicy) -> str | None:
+def _host(address: Address) -> Address:
+    """Return the address of the host that is reached, whatever spelling or road leads there."""
+    if isinstance(address, IPv4Address):
+        return address
+    form, inner = unwrap(address)
+    return inner if inner is not None and form in _SAME_HOST else address
+
+
+def _kind_of_plain(address: Address, policy: AddressPolicy) -> str | None:
     never = _name_of(address, NEVER)
     if never is not None:
-        return f"{address} is {never}"
+        return never
     if any(address in network for network in policy.allow):
         return None
     name = _name_of(address, DENIED)
-    if name is not None:
-        return f"{address} is {name}"
-    if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
-        return f"{address} is not global unicast"
-    return None
+    if name is None and isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
+        return "not global unicast"
+    return name
+
+
+def _range(port: int | PortRange) -> PortRange:
+    return PortRange(port, port) if isinstance(port, int) else port
 
 
 def _name_of(address: Address, table: tuple[tuple[Network, str], ...]) -> str | None:

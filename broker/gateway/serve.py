@@ -18,8 +18,12 @@ import uvicorn
 import uvloop
 from msgspec import Struct
 
-from broker.core.addresses import AddressPolicy
-from broker.doctor.gate import refuse_unsafe_postgres, refuse_unsafe_redis
+from broker.doctor.gate import (
+    refuse_unsafe_access,
+    refuse_unsafe_postgres,
+    refuse_unsafe_postgres_in_time,
+    refuse_unsafe_redis,
+)
 from broker.gateway.app import make_app
 from broker.gateway.openapi.document import document
 from broker.gateway.operations import OPERATIONS
@@ -30,6 +34,7 @@ from broker.store.pool import open_pool
 from broker.streams.deployment import agree_on_shards
 from broker.telemetry import logs, metrics
 from broker.telemetry.exporter import serving_metrics
+from broker.transport.policy import policy_of
 from schema import limits
 from schema.codec import encode
 from schema.errors import BrokerError, Conflict, Unavailable
@@ -95,11 +100,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
     Raises: Conflict when the deployment has another number of shards; Unavailable when it cannot listen.
     """
+    refuse_unsafe_access(settings)
     listener = _listener(settings.host, settings.port)
     pool = await open_pool(
         settings.database_url, size=POOL_CONNECTIONS, application_name="agent-broker gateway"
     )
-    policy = AddressPolicy([str(network) for network in settings.endpoint_allow_cidrs])
+    policy = policy_of(settings)
     contract = encode(document(OPERATIONS, version=metrics.installed_version()))
     services = Services(settings, pool, gateway_id=new_id(), policy=policy, contract=contract)
     metrics.WAITERS.child().read = lambda: len(services.waiters)
@@ -158,15 +164,16 @@ async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
 
 
 async def _join(services: Services) -> None:
-    """Join the deployment as soon as Redis can be asked.
+    """Join the deployment as soon as Redis can be asked; judge a PostgreSQL that is away when it has come.
 
     Raises: Conflict where it has another number of shards, Unsafe where a store cannot keep the promises.
     """
+    is_judged = False
     while not services.joined:
         try:
             connection = await services.link.get()
             await refuse_unsafe_redis(connection, services.settings)
-            await refuse_unsafe_postgres(services.pool)
+            is_judged = await refuse_unsafe_postgres(services.pool)
             await agree_on_shards(connection, services.settings.shards)
             services.joined = True
         except Conflict:
@@ -174,6 +181,8 @@ async def _join(services: Services) -> None:
         except Unavailable as error:
             logs.warning("gateway.waiting_for_redis", reason=error.message)
             await asyncio.sleep(JOIN_AGAIN_S)
+    if not is_judged:
+        await refuse_unsafe_postgres_in_time(services.pool)
 
 
 def _quiet_collector() -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from broker.servers.process import choose_port, kept_secret
 from broker.settings import Settings
@@ -97,6 +98,7 @@ def environment_for_children(settings: Settings, stores: Stores, data_dir: Path)
         "AGENT_API_KEY": settings.agent_api_key or kept_secret(data_dir / OPERATOR_KEY_FILE),
         "KEY_PEPPER": settings.key_pepper or kept_secret(data_dir / PEPPER_FILE),
         "ENDPOINT_ALLOW_CIDRS": ",".join(map(str, settings.endpoint_allow_cidrs)) or LOOPBACK,
+        "CLOSED_LOCAL_PORTS": ",".join(_closed_ports(settings, stores)),
         "HOST": settings.host,
         "PORT": str(settings.port),
         "DATA_DIR": str(data_dir),
@@ -104,6 +106,13 @@ def environment_for_children(settings: Settings, stores: Stores, data_dir: Path)
         "LOG_LEVEL": settings.log_level,
         "MESSAGE_QUEUE_WORKERS": str(settings.message_queue_workers),
     }
+
+
+def _closed_ports(settings: Settings, stores: Stores) -> list[str]:
+    """Return what no endpoint may lie at although loopback is allowed, and a child's own settings do not say:
+    our metrics, and the TCP port of our own Valkey, which children reach by its socket."""
+    ours = [settings.metrics_port, urlsplit(stores.redis_url).port]
+    return [*map(str, settings.closed_local_ports), *(str(port) for port in ours if port)]
 
 
 def _is_alive(pid: int) -> bool:

@@ -9,11 +9,12 @@ import asyncio
 import os
 import socket
 import ssl
+from ipaddress import ip_address
 from typing import Final
 
 from msgspec import Struct
 
-from broker.core.addresses import Address, AddressPolicy, judge_port
+from broker.core.addresses import Address, AddressPolicy, judge_own, judge_port
 from broker.transport.endpoint import Origin
 from broker.transport.outcome import Deadlines, FailureKind, Trouble, clock_ms
 from broker.transport.protocol import Connection, Owner
@@ -41,6 +42,9 @@ class Dialler(Struct, frozen=True):
         found = await self.resolver.resolve(origin.host, limit_ms=_left(ends_ms, deadlines.total_ms))
         if isinstance(found, Trouble):
             return found
+        fault = judge_own(found, origin.port, self.policy)
+        if fault is not None:
+            return Trouble(FailureKind.DENIED, fault)
         limit_ms = _left(ends_ms, deadlines.connect_ms)
         sock = await _connect_any(found[:ADDRESSES_TRIED_MAX], origin.port, limit_ms=limit_ms)
         if isinstance(sock, Trouble):
@@ -99,7 +103,7 @@ async def _connect(address: Address, port: int, *, limit_ms: int) -> socket.sock
     except BaseException:
         sock.close()
         raise
-    if reached != str(address):
+    if ip_address(reached) != address:
         sock.close()
         return Trouble(FailureKind.DENIED, "connected to another address than the one judged")
     return sock

@@ -13,12 +13,13 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
 
-from broker.core.addresses import Address, AddressPolicy, judge, judge_port
+from broker.core.addresses import Address, AddressPolicy, judge, judge_own, judge_port
 from schema.errors import AddressDenied, Rejected
 from schema.limits import ENDPOINT_CHARS_MAX
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _HOST_CHARS_MAX: Final = 253
+_LOCALHOST: Final = (ip_address("127.0.0.1"),)
 _PORT_MAX: Final = 65_535
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
@@ -156,10 +157,15 @@ def _path(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe=_PATH_SAFE)}" if parts.query else path
 
 
+def _is_localhost(host: str) -> bool:
+    """Tell whether a name is this machine's by definition (RFC 6761 section 6.3)."""
+    return host == "localhost" or host.endswith(".localhost")
+
+
 def _judge(origin: Origin, policy: AddressPolicy) -> None:
     fault = judge_port(origin.port, policy)
     literal = literal_of(origin.host)
-    if fault is None and literal is not None:
-        fault = judge(literal, policy)
+    for address in _LOCALHOST if _is_localhost(origin.host) else () if literal is None else (literal,):
+        fault = fault or judge(address, policy) or judge_own((address,), origin.port, policy)
     if fault is not None:
         raise AddressDenied(f"endpoint may not be dialled: {fault}")

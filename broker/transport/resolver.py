@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final
 
-from broker.core.addresses import Address, AddressPolicy, judge_all
+from broker.core.addresses import Address, AddressPolicy, judge, judge_all
 from broker.transport.endpoint import literal_of
 from broker.transport.outcome import FailureKind, Trouble, clock_ms
 from schema.limits import (
@@ -59,7 +59,8 @@ class Resolver:
         """Return the vetted addresses of a host in the order they should be tried, or why there are none."""
         literal = literal_of(host)
         if literal is not None:
-            return self._vet((literal,))
+            fault = judge(literal, self._policy)
+            return (literal,) if fault is None else Trouble(FailureKind.DENIED, fault)
         cached = self._cache.get(host)
         if cached is not None and cached[0] > clock_ms():
             return self._vet(cached[1])
@@ -73,8 +74,10 @@ class Resolver:
         self._threads = 0
 
     def _vet(self, addresses: Found) -> Found | Trouble:
-        fault = judge_all(addresses, self._policy)
-        return addresses if fault is None else Trouble(FailureKind.DENIED, fault)
+        kind = judge_all(addresses, self._policy)
+        if kind is None:
+            return addresses
+        return Trouble(FailureKind.DENIED, f"the name leads to an address that is {kind}")
 
     async def _look_up(self, host: str, limit_ms: int) -> _Answer:
         looking = self._looking.get(host)

@@ -1,12 +1,22 @@
 """Which addresses may be dialled: tables for the rules, properties for what must hold for every address."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.addresses import DENIED, NEVER, AddressPolicy, judge, judge_all, judge_port, unwrap
+from broker.core.addresses import (
+    DENIED,
+    NEVER,
+    AddressPolicy,
+    PortRange,
+    judge,
+    judge_all,
+    judge_own,
+    judge_port,
+    unwrap,
+)
 from schema.errors import Rejected
 
 PUBLIC = AddressPolicy()
@@ -78,10 +88,10 @@ REFUSED = [
     ("::ffff:127.0.0.1", "loopback"),
     ("::ffff:100.64.0.1", "carrier"),
     ("::ffff:169.254.169.254", "link-local"),
-    ("::ffff:0:127.0.0.1", "not global unicast"),
+    ("::ffff:0:127.0.0.1", "loopback"),
     ("64:ff9b::169.254.169.254", "link-local"),
     ("64:ff9b::10.0.0.1", "private"),
-    ("64:ff9b:1::8.8.8.8", "not global unicast"),
+    ("64:ff9b:1::8.8.8.8", "network of its own"),
     ("100::1", "discard"),
     ("1fff::1", "not global unicast"),
     ("2001::1", "Teredo"),
@@ -94,6 +104,11 @@ REFUSED = [
     ("2002:808:808::1", "6to4"),
     ("3fff::1", "documentation"),
     ("3fff:fff::1", "documentation"),
+    ("2606:4700::5efe:10.0.0.1", "private"),
+    ("2606:4700::200:5efe:a9fe:a9fe", "link-local"),
+    ("fd00:ec2::23", "metadata"),
+    ("fd00:c1::a9fe:a9fe", "metadata"),
+    ("fd00:42::42", "metadata"),
     ("4000::1", "not global unicast"),
     ("5f00::1", "segment routing"),
     ("fc00::1", "private"),
@@ -144,6 +159,11 @@ def test_address_of_our_own_side_is_refused_with_its_reason(text: str, reason: s
         ("::/0", "2002:a9fe:a9fe::1", False),
         ("::/0", "64:ff9b::169.254.169.254", False),
         ("::/0", "fec0::1", True),
+        ("::/0", "2001:0:a9fe:a9fe::1", False),
+        ("::/0", "64:ff9b:1::a9fe:a9fe", False),
+        ("::/0", "::ffff:0:169.254.169.254", False),
+        ("::/0", "2606:4700::5efe:169.254.169.254", False),
+        ("127.0.0.0/8", "2606:4700::5efe:127.0.0.1", True),
     ],
 )
 def test_allow_list_opens_what_it_names_and_never_the_closed(allow: str, text: str, fine: bool) -> None:
@@ -165,12 +185,40 @@ def test_allow_list_that_is_no_network_is_rejected(text: str) -> None:
 def test_one_bad_address_rejects_the_whole_name() -> None:
     good, bad = ip_address("8.8.8.8"), ip_address("10.0.0.1")
     assert judge_all([good, good], PUBLIC) is None
-    assert judge_all([good, bad], PUBLIC) == "10.0.0.1 is private"
-    assert judge_all([bad, good], PUBLIC) == "10.0.0.1 is private"
+    assert judge_all([good, bad], PUBLIC) == "private"
+    assert judge_all([bad, good], PUBLIC) == "private"
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "fine"),
+    [
+        ("127.0.0.1", 8080, False),
+        ("127.9.9.9", 8080, False),
+        ("127.0.0.1", 8081, True),
+        ("::ffff:127.0.0.1", 8080, False),
+        ("64:ff9b::127.0.0.1", 8080, False),
+        ("10.0.0.5", 6379, False),
+        ("10.0.0.6", 6379, True),
+        ("8.8.8.8", 8080, True),
+    ],
+)
+def test_the_brokers_own_ports_are_never_dialled_whatever_is_allowed(
+    text: str, port: int, fine: bool
+) -> None:
+    own = [(ip_network("127.0.0.0/8"), 8080), (ip_network("10.0.0.5/32"), 6379)]
+    policy = AddressPolicy(["0.0.0.0/0", "::/0"], own=own)
+    assert judge(ip_address(text), policy) is None
+    assert (judge_own([ip_address(text)], port, policy) is None) is fine
 
 
 def test_ports_outside_the_list_are_refused() -> None:
     assert judge_port(25, PUBLIC) is None
+    ranges = AddressPolicy(ports=[443, PortRange(1024, 2000)])
+    assert [port for port in (442, 443, 444, 1023, 1024, 2000, 2001) if judge_port(port, ranges) is None] == [
+        443,
+        1024,
+        2000,
+    ]
     assert judge_port(443, AddressPolicy(ports=[80, 443])) is None
     assert judge_port(25, AddressPolicy(ports=[80, 443])) == "port 25 is not among the allowed ports"
 
