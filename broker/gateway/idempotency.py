@@ -12,6 +12,7 @@ is away the claim stays, so that the retry runs under the same id.
 Without the header nothing here touches Postgres; with it, Postgres being away is 503.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -33,6 +34,9 @@ REPLAYED: Final = ("Idempotent-Replayed", "true")
 _FIRST: Final = metrics.IDEMPOTENT.child(outcome="first")
 _REPLAYED: Final = metrics.IDEMPOTENT.child(outcome="replayed")
 _MISMATCHED: Final = metrics.IDEMPOTENT.child(outcome="mismatched")
+# Spaces at the ends of a header are lost on the way, and other alphabets have no agreed bytes in one.
+KEY_PATTERN: Final = "^[!-~]+$"
+_VISIBLE: Final = re.compile(f"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
 _canonical: Final = msgspec.json.Encoder(order="sorted")
 
 Run = Callable[[str | None], Awaitable[Reply]]
@@ -95,6 +99,6 @@ def _replayed(given: Answer) -> Reply:
 
 
 def _check(key: str) -> None:
-    if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
-        message = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters"
+    if _VISIBLE.fullmatch(key) is None:
+        message = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, without spaces"
         raise Rejected(f"{HEADER}: {message}", field=HEADER, faults=(Fault(HEADER, message),))

@@ -11,7 +11,6 @@ from schema.delivery import AttemptView
 from schema.errors import (
     AgentMismatch,
     Conflict,
-    IdempotencyMismatch,
     IllegalTransition,
     NotAContact,
     NotFound,
@@ -47,7 +46,6 @@ MESSAGES: Final = (
                 Conflict,
                 NotAContact,
                 RateLimited,
-                IdempotencyMismatch,
             ),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),

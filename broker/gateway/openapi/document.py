@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from broker.gateway.call import NoQuery
 from broker.gateway.errors import BodyTimeout, Internal
+from broker.gateway.idempotency import KEY_PATTERN
 from broker.gateway.openapi.examples import example_of, fits
 from broker.gateway.openapi.links import links_of
 from broker.gateway.openapi.schemas import Mode, Schema, Schemas, owners_of
@@ -19,6 +20,7 @@ from schema.errors import (
     AgentMismatch,
     BrokerError,
     Forbidden,
+    IdempotencyMismatch,
     Malformed,
     Rejected,
     StoreUnavailable,
@@ -144,7 +146,7 @@ _IDEMPOTENCY_KEY: Final[Document] = {
         "type": "string",
         "minLength": 1,
         "maxLength": limits.IDEMPOTENCY_KEY_CHARS_MAX,
-        "pattern": "^[!-~]+$",
+        "pattern": KEY_PATTERN,
     },
 }
 
@@ -326,5 +328,7 @@ def errors_of(operation: Operation) -> Iterable[type[BrokerError]]:
         yield from _OF_BODIES
     if operation.query is not NoQuery:
         yield Rejected
+    if operation.idempotent_by_key:
+        yield IdempotencyMismatch
     yield from operation.errors
     yield Internal
