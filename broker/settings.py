@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     )
     endpoint_ports: Ports = Field(
         (PortRange(80, 80), PortRange(443, 443), PortRange(1024, PORT_MAX)),
-        description="Ports that endpoints may lie at. Those the broker itself and its stores listen at never are.",
+        description="Ports that endpoints may lie at. Those the broker itself and its stores listen at are "
+        "closed in any case.",
         json_schema_extra={"accepts": "ports and ranges such as 8000-8999, separated by commas"},
     )
     closed_local_ports: Ports = Field(
@@ -185,11 +186,82 @@ class Settings(BaseSettings):
         "Publishing the same message id again within this time does nothing.",
     )
 
+    # --- admission ---
+    inbox_messages_max: int = _whole(
+        100_000,
+        0,
+        100_000_000,
+        "messages",
+        "What an agent's inbox may hold; beyond it publishing to it is refused (429). 0: any number.",
+    )
+    inbox_mb_max: int = _whole(
+        512,
+        0,
+        1_048_576,
+        "MiB",
+        "The same in memory of Redis. An operator may give an agent its own. 0: any.",
+    )
+    key_rate_per_s: int = _whole(
+        0, 0, 1_000_000, "messages", "What one agent's key may publish a second, per gateway. 0: any number."
+    )
+    pair_rate_per_s: int = _whole(
+        0,
+        0,
+        1_000_000,
+        "messages",
+        "What one agent may publish to another a second, per gateway. 0: any.",
+    )
+    fair_rate_per_s: int = _whole(
+        500,
+        0,
+        1_000_000,
+        "messages",
+        "What one agent publishes beyond this a second waits behind what the others publish. 0: nothing does.",
+    )
+    loop_repeats_max: int = _whole(
+        5,
+        0,
+        1_000_000,
+        "messages",
+        "The same body between two agents so often a minute is no loop. 0: never.",
+    )
+    loop_alternations_max: int = _whole(
+        20, 0, 1_000_000, "turns", "So many turns between two agents a minute are a loop. 0: never."
+    )
+    root_messages_max: int = _whole(
+        200,
+        0,
+        32_767,
+        "messages",
+        "Messages that may go back to one message, of all agents. 0: any number.",
+    )
+    http_connections_max: int = _whole(
+        16_384, 1, 16_384, "connections", "Open connections of a gateway; one more is turned away (503)."
+    )
+
     # --- delivery ---
     endpoint_concurrency: int = _whole(
         4, 1, 64, "requests", "Pushes under way at once to one endpoint that has no number of its own."
     )
+    endpoint_pushes_per_second: int = _whole(
+        0,
+        0,
+        100_000,
+        "pushes a second",
+        "Pushes to one endpoint that has no number of its own; 0: no limit but its concurrency.",
+    )
+    endpoint_disable_after_ms: int = _whole(
+        432_000_000,
+        1_000,
+        31_536_000_000,
+        "ms",
+        "An endpoint that did nothing but fail for this long is disabled; its owner is warned at 50, 70 and "
+        "90 % of it.",
+    )
     attempt_total_ms: int = _whole(15_000, 50, 600_000, "ms", "Deadline of one attempt, all of it.")
+    attempt_own_ms_max: int = _whole(
+        300_000, 50, 600_000, "ms", "The longest deadline a message may ask for in `metadata.timeout`."
+    )
     attempt_connect_ms: int = _whole(3_000, 10, 60_000, "ms", "Deadline to connect.")
     attempt_tls_ms: int = _whole(5_000, 10, 60_000, "ms", "Deadline of the TLS handshake.")
     attempt_first_byte_ms: int = _whole(

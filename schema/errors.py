@@ -117,6 +117,18 @@ class RateLimited(Rejected):
         self.retry_after_s = retry_after_s
 
 
+class InboxFull(RateLimited):
+    """The recipient's inbox holds as much as it may."""
+
+    code = "inbox_full"
+
+
+class Killed(Forbidden):
+    """An operator has switched off the agent, the pair of agents, or everything that goes back to a message."""
+
+    code = "killed"
+
+
 class Conflict(BrokerError):
     """A race was lost or the state does not allow it; read again."""
 
@@ -168,6 +180,18 @@ class Unsafe(Conflict):
     code = "unsafe_deployment"
 
 
+class LoopDetected(Conflict):
+    """The two agents were found keeping each other busy; nothing goes between them until that is reset."""
+
+    code = "loop_detected"
+
+
+class TooManySwitches(Conflict):
+    """As much is switched off as may be."""
+
+    code = "too_many_switches"
+
+
 class HasEndpoint(Conflict):
     """Its messages are pushed to the agent: it cannot be read from as well."""
 
@@ -199,6 +223,18 @@ class StoreUnavailable(Unavailable):
 
 class StreamsFull(Unavailable):
     code = "streams_full"
+
+
+class Overloaded(Unavailable):
+    """Redis has used so much of its memory that nothing new is taken; what is there already goes on."""
+
+    code = "overloaded"
+
+
+class TooManyConnections(Unavailable):
+    """This gateway holds as many connections as it may; another one, or a later moment, has room."""
+
+    code = "too_many_connections"
 
 
 class TooManySessions(Unavailable):

@@ -118,6 +118,14 @@ EXPLAINED_EXAMINED_MAX: Final = 1_000
 
 # --- delivery -------------------------------------------------------------------------------------
 ENDPOINT_IN_FLIGHT_MAX: Final = 4
+ENDPOINT_DISABLE_AFTER_MS: Final = 5 * 24 * 3600 * 1000
+"""An endpoint that has done nothing but fail for this long is disabled."""
+ATTEMPT_OWN_MS_MAX: Final = 300_000
+"""The longest deadline a message may ask for; a deployment may set another."""
+NOTICE_MS: Final = 30 * 24 * 3600 * 1000
+"""A note to the owner of an endpoint waits in its inbox for this long."""
+ENDPOINT_PUSHES_PER_SECOND_MAX: Final = 100_000
+"""More than a process can push: whoever wants no limit leaves it out."""
 SHARD_IN_FLIGHT_MAX: Final = 512
 MAILBOX_QUEUED_MAX: Final = 64
 """Messages of one mailbox held in memory; the rest waits in Redis and is collected later."""
@@ -209,6 +217,11 @@ REPLAY_MESSAGES_MAX: Final = 100
 REPLAY_AGE_MS_MAX: Final = 29 * 24 * 3600 * 1000
 """Older messages are not replayed: routers believe no creation time more than 30 days old."""
 
+BOUNCES_PER_WINDOW_MAX: Final = 60
+"""Notes one sender gets of messages that ended badly per window; what ends beyond is counted, and told of in one
+note when the window ends."""
+BOUNCE_WINDOW_MS: Final = 60_000
+
 # --- idempotency ----------------------------------------------------------------------------------
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
@@ -217,6 +230,20 @@ IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 # --- clusters --------------------------------------------------------------------------------------
 CLUSTER_REDIRECTS_MAX: Final = 5
 """Redirections of one command: more than two mean that the nodes disagree, and its caller backs off."""
+
+# --- admission ------------------------------------------------------------------------------------
+ROOT_MESSAGES_MAX: Final = 200
+"""Messages with a cause that go back to one message; a setting may change it. The next ends: `root_limit`."""
+FULL_INBOXES_MAX: Final = 10_000
+"""Full inboxes that gateways are told of, for all routers together; of further ones only routers know."""
+TRIPS_MAX: Final = 1_000
+"""Trips that are listed. At it a further loop is stopped by the router that found it, and only there."""
+KILL_SWITCHES_MAX: Final = 1_000
+KILL_REASON_CHARS_MAX: Final = 500
+RATE_BUCKETS_MAX: Final = 100_000
+"""Rates a gateway remembers; at it all begin anew."""
+HTTP_CONNECTIONS_MAX: Final = 16_384
+"""Open connections of one gateway. One more is answered 503 and closed. A setting may lower it."""
 
 # --- live sessions --------------------------------------------------------------------------------
 SESSIONS_MAX: Final = 10_000

@@ -69,7 +69,12 @@ class Reason(Enum):
     POISON = "poison"
     SENDER_NOT_ALLOWED = "sender_not_allowed"
     RECIPIENT_DISABLED = "recipient_disabled"
+    ENDPOINT_DISABLED = "endpoint_disabled"
     RECIPIENT_DELETED = "recipient_deleted"
+    INBOX_FULL = "inbox_full"
+    LOOP = "loop"
+    ROOT_LIMIT = "root_limit"
+    KILLED = "killed"
 
 
 AgentRef = Annotated[str, Meta(min_length=1, max_length=AGENT_NAME_CHARS_MAX)]
@@ -135,6 +140,7 @@ class SendRequest(Struct, kw_only=True, forbid_unknown_fields=False):
     expires_at: datetime | None = None
     deliver_at: datetime | None = None
     reply_to: str | None = None
+    caused_by: str | None = None
 
 
 class MessageView(Struct, kw_only=True):
