@@ -16,7 +16,7 @@ from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY
 from broker.streams.presence import Presence
 from broker.streams.registry import RegistryFollower
-from broker.telemetry import logs, metrics
+from broker.telemetry import logs, metrics, readiness
 from schema.agent import Agent
 from schema.errors import StoreUnavailable, StreamsFull, StreamsUnavailable
 
@@ -49,12 +49,16 @@ class LiveDirectory:
         self._signs: dict[str, int] = {}
 
     async def load(self) -> None:
-        """Read all agents; waits for Postgres as long as it takes."""
+        """Read all agents; waits for Postgres as long as it takes, and says so: nobody can route without."""
         while True:
             try:
                 await self._load()
+                readiness.has("postgres")
+                readiness.has("redis")
                 return
             except (StoreUnavailable, StreamsUnavailable) as error:
+                store: readiness.Store = "postgres" if isinstance(error, StoreUnavailable) else "redis"
+                readiness.awaits(store, f"no directory of agents yet: {error.message}")
                 logs.warning("directory.load_failed", reason=error.message)
                 await asyncio.sleep(RETRY_S)
 

@@ -36,6 +36,10 @@ BUFFERED_ENTRIES_MAX: Final = 256
 SET_ASIDE_MAX: Final = 10_000
 """Entries that may wait for Postgres to judge an unknown name; beyond this routing waits with them."""
 SET_ASIDE_S: Final = 1.0
+JUDGE_S: Final = 0.5
+"""How long a batch waits for Postgres to say who is there (2-10 ms, as a rule). What it does not know then is
+set aside, and no other batch waits until that question was answered: known names must not stand behind
+unknown ones while Postgres takes connections and says nothing."""
 FULL_S: Final = 0.25
 """Wait after Redis at its memory limit has refused a call."""
 
@@ -86,6 +90,8 @@ class Router:
         self._chosen: dict[str, str] = {}
         """Choices an earlier owner wrote down and may or may not have forwarded."""
         self._refused: list[IngressEntry] = []
+        self._group: asyncio.TaskGroup | None = None
+        self._refreshing: asyncio.Task[BrokerError | None] | None = None
         self._calls = 0
         self._per_entry = 1.0
         self._work = asyncio.Event()
@@ -99,6 +105,7 @@ class Router:
         """
         await self._recall_choices()
         async with asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._read(LaneReader(reader, self._keys)))
             group.create_task(self._route())
             group.create_task(self._bring_back())
@@ -241,9 +248,7 @@ class Router:
     async def _judge_unknown(self, placed: Placed, now_ms: int) -> Placed:
         """Refresh the directory and place again; what is unknown then, is unknown. With Postgres away nobody
         can say, so the entries concerned wait."""
-        try:
-            await self._refresh()
-        except StoreUnavailable:
+        if not await self._refreshed():
             known = []
             for entry, many in placed:
                 if any(one.way is Way.UNDECIDED for one in many):
@@ -258,6 +263,29 @@ class Router:
                     decided = again.way is not Way.UNDECIDED
                     many[number] = again if decided else self._placer.judge_unknown(again)
         return placed
+
+    async def _refreshed(self) -> bool:
+        """Refresh the directory; false where Postgres is away or does not answer soon. A refresh that still
+        goes on may have begun before the messages to be judged were read: it says nothing of them.
+
+        Raises: BrokerError, but StoreUnavailable.
+        """
+        if self._refreshing is not None and not self._refreshing.done():
+            return False
+        assert self._group is not None
+        self._refreshing = self._group.create_task(self._try_to_refresh())
+        done, _ = await asyncio.wait((self._refreshing,), timeout=JUDGE_S)
+        error = self._refreshing.result() if done else None
+        if error is not None and not isinstance(error, StoreUnavailable):
+            raise error
+        return bool(done) and error is None
+
+    async def _try_to_refresh(self) -> BrokerError | None:
+        try:
+            await self._refresh()
+        except BrokerError as error:
+            return error
+        return None
 
     async def _forward(self, leaving: list[tuple[IngressEntry, Placement]], now_ms: int) -> None:
         """Hand messages to the shards of their recipients; choices are written down first."""

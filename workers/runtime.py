@@ -16,13 +16,13 @@ from typing import Final
 import uvloop
 from msgspec import Struct
 
-from broker.doctor.gate import refuse_unsafe_postgres, refuse_unsafe_redis
+from broker.doctor.gate import refuse_unsafe_postgres, refuse_unsafe_postgres_in_time, refuse_unsafe_redis
 from broker.settings import Settings
-from broker.store.pool import open_pool
+from broker.store.pool import Pool, open_pool
 from broker.streams.clock import ServerClock
 from broker.streams.connection import open_connection
 from broker.streams.deployment import agree_on_shards
-from broker.telemetry import logs
+from broker.telemetry import logs, readiness
 from broker.telemetry.exporter import serving_metrics
 from schema.errors import BrokerError, StreamsUnavailable
 
@@ -62,11 +62,14 @@ async def _run(name: str, settings: Settings, work: Role) -> None:
     _listen_for_signals(stopping)
     process = Process(name, settings, stopping, ServerClock())
     async with serving_metrics(settings.metrics_host, settings.metrics_port) as port:
+        logs.event("process.serves_metrics", metrics_port=port)
         await _meet_redis(process)
-        await _meet_postgres(process)
-        logs.event("process.started", metrics_port=port)
-        gc.set_threshold(GC_THRESHOLD, 20, 100)
-        await work(process)
+        async with asyncio.TaskGroup() as group:
+            meeting = await _meet_postgres(process, group)
+            logs.event("process.started", metrics_port=port)
+            gc.set_threshold(GC_THRESHOLD, 20, 100)
+            await work(process)
+            meeting.cancel()
     logs.event("process.stopped")
 
 
@@ -78,17 +81,26 @@ async def _meet_redis(process: Process) -> None:
                 await refuse_unsafe_redis(connection, process.settings)
                 await agree_on_shards(connection, process.settings.shards)
                 await process.clock.measure(connection)
+                readiness.has("redis")
                 return
         except StreamsUnavailable as error:
+            readiness.awaits("redis", error.message)
             logs.warning("process.waits_for_redis", reason=error.message)
             await asyncio.sleep(RETRY_S)
 
 
-async def _meet_postgres(process: Process) -> None:
-    """See that what is committed stays; one that is away is waited for where it is needed. Raises: Unsafe."""
+async def _meet_postgres(process: Process, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+    """See that what is committed stays. One that is away is waited for where it is needed, and judged by the
+    task returned when it has come. Raises: Unsafe."""
     pool = await open_pool(process.settings.database_url, size=1, application_name=process.name)
+    is_judged = await refuse_unsafe_postgres(pool)
+    return group.create_task(_judge_later(pool, is_judged=is_judged))
+
+
+async def _judge_later(pool: Pool, *, is_judged: bool) -> None:
     try:
-        await refuse_unsafe_postgres(pool)
+        if not is_judged:
+            await refuse_unsafe_postgres_in_time(pool)
     finally:
         await pool.aclose()
 

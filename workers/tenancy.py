@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from broker.streams.clock import ServerClock
 from broker.streams.link import Link
 from broker.streams.ownership import RENEWALS_PER_LEASE, Lease, Leases
-from broker.telemetry import logs, metrics
+from broker.telemetry import logs, metrics, readiness
 from schema.errors import StreamsUnavailable, Unavailable
 
 LOOK_S_MAX: Final = 0.5
@@ -92,7 +92,9 @@ class Tenancy:
                 for lease in await leases.take(connection, up_to=due, prefer=self._prefer()):
                     logs.event("lease.taken", trade=lease.trade, shard=lease.shard)
                     await self._tenant.start(lease)
+            readiness.has("redis")
         except Unavailable as error:
+            readiness.awaits("redis", error.message)
             logs.warning("lease.turn_failed", trade=self._leases.trade, reason=error.message)
             await self._end(self._leases.drop_ended())
         self._stops = {shard: task for shard, task in self._stops.items() if not task.done()}

@@ -16,6 +16,8 @@ POSTGRES_VERSION_MIN: Final = 15
 SKEW_MS_MAX: Final = 1_000
 """Times inside scripts are the server's, so a skewed host harms nothing; it confuses whoever reads logs."""
 MEMORY_USED_MAX: Final = 0.7
+CLIENTS_USED_MAX: Final = 0.8
+"""Of the connections a server takes at most: beyond, a restart of the broker may find none left."""
 CONNECTIONS_MIN: Final = 50
 DAYS_AHEAD_MIN: Final = 2
 
@@ -39,7 +41,8 @@ class Finding(Struct, frozen=True):
 
 
 class RedisFacts(Struct, kw_only=True, frozen=True):
-    """What a Redis or Valkey says of itself. `appendfsync` is None where it does not let us ask.
+    """What a Redis or Valkey says of itself. `appendfsync` and `syncs_in_rewrites` are None where it does not
+    let us ask.
 
     `clock_ahead_ms`: its clock against this host's. `node`: which one of a cluster it is.
     """
@@ -49,7 +52,12 @@ class RedisFacts(Struct, kw_only=True, frozen=True):
     role: str
     appends: bool
     appendfsync: str | None
+    syncs_in_rewrites: bool | None
     last_append_ok: bool
+    last_rewrite_ok: bool
+    last_save_ok: bool
+    clients: int
+    clients_max: int | None
     maxmemory_bytes: int
     maxmemory_policy: str
     used_bytes: int
@@ -81,6 +89,8 @@ class PostgresFacts(Struct, kw_only=True, frozen=True):
     read_only: str
     encoding: str
     max_connections: int
+    connections: int
+    autovacuum: str
     clock_ahead_ms: int
     pending: tuple[str, ...]
     quarantined: int | None
@@ -92,7 +102,9 @@ def judge_redis(facts: RedisFacts, *, durability: Durability, shards: int) -> li
     found = [
         *_redis_kind(facts),
         *_redis_persistence(facts, durability),
+        *_redis_disk(facts),
         *_redis_memory(facts),
+        *_redis_clients(facts),
         *_skew("redis", facts.clock_ahead_ms),
     ]
     if facts.shards not in (None, shards):
@@ -201,6 +213,20 @@ def _redis_persistence(facts: RedisFacts, durability: Durability) -> list[Findin
                 f"CONFIG SET appendfsync {durability}, or choose DURABILITY=everysec and know what it costs",
             )
         )
+    if facts.syncs_in_rewrites is False:
+        kind = _fatal if durability == "always" else _warning
+        found.append(
+            kind(
+                "redis.no_sync_in_rewrites",
+                "no-appendfsync-on-rewrite is yes: while the append-only file is rewritten nothing is synced",
+                "CONFIG SET no-appendfsync-on-rewrite no, and the same in its configuration file",
+            )
+        )
+    return found
+
+
+def _redis_disk(facts: RedisFacts) -> list[Finding]:
+    found = []
     if not facts.last_append_ok:
         found.append(
             _warning(
@@ -209,7 +235,35 @@ def _redis_persistence(facts: RedisFacts, durability: Durability) -> list[Findin
                 "look at its log; most often the disk is full",
             )
         )
+    if not facts.last_rewrite_ok:
+        found.append(
+            _warning(
+                "redis.rewrite_failed",
+                "the last rewrite of the append-only file failed: the file grows until the disk is full",
+                "make room on its disk (a rewrite needs as much as it holds in memory), then BGREWRITEAOF",
+            )
+        )
+    if not facts.last_save_ok:
+        found.append(
+            _warning(
+                "redis.save_failed",
+                "the last snapshot failed: Redis may refuse writes (stop-writes-on-bgsave-error)",
+                'make room on its disk, or do without snapshots: CONFIG SET save ""',
+            )
+        )
     return found
+
+
+def _redis_clients(facts: RedisFacts) -> list[Finding]:
+    if facts.clients_max is None or facts.clients <= CLIENTS_USED_MAX * facts.clients_max:
+        return []
+    return [
+        _warning(
+            "redis.many_clients",
+            f"{facts.clients} of at most {facts.clients_max} clients are connected",
+            "CONFIG SET maxclients to more, or see who they are: CLIENT LIST",
+        )
+    ]
 
 
 def _redis_memory(facts: RedisFacts) -> list[Finding]:
@@ -274,6 +328,22 @@ def _postgres_kind(facts: PostgresFacts) -> list[Finding]:
                 "postgres.few_connections",
                 f"max_connections is {facts.max_connections}",
                 f"a deployment takes about 30; {CONNECTIONS_MIN} and more leave room",
+            )
+        )
+    if facts.connections > CLIENTS_USED_MAX * facts.max_connections:
+        found.append(
+            _warning(
+                "postgres.many_connections",
+                f"{facts.connections} of at most {facts.max_connections} connections are taken",
+                "raise max_connections, or see who they are: SELECT * FROM pg_stat_activity",
+            )
+        )
+    if facts.autovacuum == "off":
+        found.append(
+            _warning(
+                "postgres.autovacuum_off",
+                "autovacuum is off: tables that change much (outbox, statistics, agents) grow without end",
+                "ALTER SYSTEM SET autovacuum = on, then reload",
             )
         )
     return found

@@ -9,6 +9,7 @@ A header that was proved once is remembered by its SHA-256, so that the next req
 look-up; what its key may do, and whether it still works, is read from the cached row every time.
 """
 
+import asyncio
 from hashlib import sha256
 from typing import Final
 
@@ -22,6 +23,8 @@ from schema.errors import StoreUnavailable, Unauthenticated
 
 FRESH_MS: Final = 30_000
 STALE_MS: Final = 600_000
+PATIENCE_S: Final = 1.0
+"""How long Postgres may take over a key whose row is remembered; then it counts as away for this request."""
 KEYS_CACHED_MAX: Final = 20_000
 """Beyond this the whole cache is dropped: the next calls look their keys up again."""
 _UNPROVED: Final = ("", b"")
@@ -111,11 +114,13 @@ class Keyring:
         if cached is not None and now_ms - cached[2] < fresh_ms:
             return cached[:2]
         changes = self._changes
+        stale = cached[:2] if cached is not None and now_ms - cached[2] < STALE_MS else None
         try:
-            row = await self._lookups.find(key_id)
-        except StoreUnavailable:
-            if cached is not None and now_ms - cached[2] < STALE_MS:
-                return cached[:2]
+            async with asyncio.timeout(PATIENCE_S if stale is not None else None):
+                row = await self._lookups.find(key_id)
+        except (StoreUnavailable, TimeoutError):
+            if stale is not None:
+                return stale
             raise
         if row is None:
             self.forget(key_id)

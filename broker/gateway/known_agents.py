@@ -28,6 +28,8 @@ FRESH_S: Final = 30.0
 UNFOLLOWED_NAME_FRESH_S: Final = 1.0
 CACHED_MAX: Final = 50_000
 """Beyond this the whole cache is dropped: the next calls look up again."""
+TRUST_AFTER_S: Final = 1.0
+"""How long Postgres may take over a UUID; then it counts as away, and the router judges the UUID."""
 BLOCK_MS: Final = 2_000
 RECONNECT_S: Final = 0.5
 
@@ -85,10 +87,12 @@ class KnownAgents:
 
         Raises: StoreUnavailable for a name that cannot be looked up.
         """
+        is_uuid = is_id(reference.lower())
         try:
-            return await self.find(reference)
-        except StoreUnavailable:
-            if is_id(reference.lower()):
+            async with asyncio.timeout(TRUST_AFTER_S if is_uuid else None):
+                return await self.find(reference)
+        except (StoreUnavailable, TimeoutError):
+            if is_uuid:
                 return reference.lower()
             raise
 

@@ -32,6 +32,8 @@ async def postgres_facts(pool: Pool) -> PostgresFacts:
         read_only=row["read_only"],
         encoding=row["encoding"],
         max_connections=row["max_connections"],
+        connections=row["connections"],
+        autovacuum=row["autovacuum"],
         clock_ahead_ms=row["now_ms"] - asked_ms,
         pending=missing,
         quarantined=await pool.fetch_value(_QUARANTINED) if has_tables else None,

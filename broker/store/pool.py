@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from broker.store.faults import mapped
+from broker.telemetry import metrics
 from schema.errors import BrokerError, StoreUnavailable
 
 # In quotes, because the driver's classes are generic for type checkers only.
@@ -27,6 +28,9 @@ STATEMENT_MS: Final = 10_000
 LOCK_MS: Final = 3_000
 IDLE_IN_TRANSACTION_MS: Final = 15_000
 
+_IN_USE: Final = metrics.POSTGRES_CONNECTIONS.child(state="in_use")
+_WANTED: Final = metrics.POSTGRES_CONNECTIONS.child(state="wanted")
+
 
 class Pool:
     """A pool of connections whose errors are ours. Make one with `open_pool`."""
@@ -38,8 +42,17 @@ class Pool:
     async def connection(self) -> AsyncIterator[Connection]:
         """Borrow a connection. Raises: StoreUnavailable, DataFault (also from what is done inside)."""
         with mapped():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            _WANTED.inc()
+            try:
+                connection = await self._pool.acquire(timeout=ACQUIRE_S)
+            finally:
+                _WANTED.inc(-1)
+            _IN_USE.inc()
+            try:
                 yield connection
+            finally:
+                _IN_USE.inc(-1)
+                await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

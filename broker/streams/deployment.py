@@ -2,6 +2,7 @@
 
 from broker.streams.connection import Connection
 from broker.streams.keys import DEPLOYMENT
+from broker.telemetry import logs
 from schema.errors import Conflict
 
 
@@ -13,8 +14,23 @@ async def agree_on_shards(connection: Connection, shards: int) -> None:
     """
     stored = await connection.send("HGET", DEPLOYMENT, "shards")
     if stored is None:  # Looked at first, because Redis at its memory limit refuses even a write of nothing.
-        _, stored = await connection.send_many(
+        made, stored = await connection.send_many(
             (("HSETNX", DEPLOYMENT, "shards", shards), ("HGET", DEPLOYMENT, "shards"))
         )
+        if made:
+            logs.event("deployment.created", shards=shards)
     if int(stored) != shards:
         raise Conflict(f"this deployment was created with {int(stored)} shards; SHARDS says {shards}")
+
+
+async def restore(connection: Connection, shards: int) -> bool:
+    """Fix the number of shards again where Redis has lost it; tell whether it had.
+
+    For processes that have agreed before: then a missing key means that everything else is gone as well.
+    Raises: Conflict as `agree_on_shards`; StreamsFull; StreamsUnavailable.
+    """
+    if await connection.send("HGET", DEPLOYMENT, "shards") is not None:
+        await agree_on_shards(connection, shards)
+        return False
+    made: int = await connection.send("HSETNX", DEPLOYMENT, "shards", shards)
+    return made == 1

@@ -63,7 +63,12 @@ async def _facts(connection: Connection, node: str, shards: int | None) -> Redis
         role=info["role"],
         appends=info["aof_enabled"] == "1",
         appendfsync=await _configured(connection, "appendfsync"),
+        syncs_in_rewrites=_opposite(await _configured(connection, "no-appendfsync-on-rewrite")),
         last_append_ok=info.get("aof_last_write_status", "ok") == "ok",
+        last_rewrite_ok=info.get("aof_last_bgrewrite_status", "ok") == "ok",
+        last_save_ok=info.get("rdb_last_bgsave_status", "ok") == "ok",
+        clients=int(info["connected_clients"]),
+        clients_max=int(info["maxclients"]) if "maxclients" in info else None,
         maxmemory_bytes=int(info["maxmemory"]),
         maxmemory_policy=info["maxmemory_policy"],
         used_bytes=int(info["used_memory"]),
@@ -81,6 +86,10 @@ async def _configured(connection: Connection, name: str) -> str | None:
     except BrokerError:
         return None
     return reply[1].decode() if reply else None
+
+
+def _opposite(value: str | None) -> bool | None:
+    return None if value is None else value == "no"
 
 
 def _parsed(info: bytes) -> Mapping[str, str]:

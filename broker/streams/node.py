@@ -19,12 +19,14 @@ from redis.asyncio.connection import parse_url
 from broker.streams.calls import Argument, Connection, OnReply, Reply
 from broker.streams.replies import as_broker_error
 from broker.streams.slots import Address
+from broker.telemetry import metrics
 from schema.errors import BrokerError, StreamsUnavailable
 
 CONNECT_TIMEOUT_S: Final = 3.0
 SILENCE_MS_MAX: Final = 7_000
 """No byte for this long while a reply is owed: the peer is gone. Longer than any BLOCK we use (2 s)."""
 _NOTHING: Final = object()
+_OPEN: Final = metrics.REDIS_CONNECTIONS.child()
 
 
 class NodeConnection(Connection, asyncio.Protocol):
@@ -71,6 +73,7 @@ class NodeConnection(Connection, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # cast: uvloop's transports have the interface but not the base class.
         self._transport = cast(asyncio.Transport, transport)
+        _OPEN.inc()
         self._watch = self._loop.call_later(1.0, self._check_silence)
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +89,7 @@ class NodeConnection(Connection, asyncio.Protocol):
             self._end(StreamsUnavailable(f"Redis sent something that is not its protocol: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        _OPEN.inc(-1)
         self._end(StreamsUnavailable(f"connection to Redis lost: {exc or 'closed by the server'}"))
 
     # --- inside -------------------------------------------------------------------------------------

@@ -46,10 +46,15 @@ class RegistryFollower:
         return {fields[1].decode() for _, fields in entries}
 
     async def fell_behind(self) -> bool:
-        """Tell whether the cap has dropped entries this reader has not seen: it must reload everything."""
-        first = await self._connection.send("XRANGE", REGISTRY, "-", "+", "COUNT", 1)
-        if not first or self.cursor == "0-0":
+        """Tell whether entries may be gone that this reader has not seen: it must reload everything.
+
+        By the cap, or because Redis lost what it held: a stream that was read once is never empty otherwise.
+        """
+        if self.cursor == "0-0":
             return False
+        first = await self._connection.send("XRANGE", REGISTRY, "-", "+", "COUNT", 1)
+        if not first:
+            return True
         return _key(first[0][0].decode()) > _key(self.cursor)
 
 

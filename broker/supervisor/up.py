@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from broker.doctor.gate import refuse_unsafe_access, refuse_unsafe_stores
 from broker.servers.process import ServerFailed, choose_port, is_free
 from broker.servers.running import Running, forget_running, write_running
 from broker.settings import EXIT_CODE_FAULTY, Settings
@@ -83,10 +84,19 @@ class Up:
         self._settings = _with_port(self._settings)
         stores = Stores(self._settings, directory.path)
         try:
+            if self._settings.agent_api_key:  # One that `up` makes is good.
+                refuse_unsafe_access(self._settings)
             await stores.start()
+            examined = self._settings.model_copy(
+                update={"redis_url": stores.redis_url, "database_url": stores.database_url}
+            )
+            # Before the migrations, which a read-only database would refuse in words of its own, and after
+            # them, for a database that was not there yet.
+            await refuse_unsafe_stores(examined)
             await _migrate(stores.database_url, self._stop)
             if self._stop.is_set():
                 return 0
+            await refuse_unsafe_stores(examined)
             return await self._run_children(directory, lifeline, stores)
         finally:
             # Shielded by order: nothing cancels this task; signals only set events.

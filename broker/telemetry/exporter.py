@@ -1,4 +1,5 @@
-"""A port with `/metrics`, in the event loop of the process: HTTP/1.1, one request per connection.
+"""A port with `/metrics`, `/healthz` and `/readyz`, in the event loop of the process: HTTP/1.1, one request a
+connection.
 
 Deliberately no framework: every process has one of these, and it must not cost it a dependency or a thread.
 """
@@ -10,7 +11,7 @@ from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from broker.telemetry import metrics
+from broker.telemetry import metrics, readiness
 from schema.errors import Unavailable
 
 HEAD_BYTES_MAX: Final = 8 * 1024
@@ -63,11 +64,23 @@ async def serving_metrics(host: str, port: int, render: Render = render_own) -> 
 async def _reply(head: bytes, render: Render) -> bytes:
     method, _, rest = head.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]
-    if path != b"/metrics":
+    if path not in (b"/metrics", b"/healthz", b"/readyz"):
         return _message(404, "Not Found", "text/plain", b"metrics are at /metrics\n")
     if method != b"GET":
         return _message(405, "Method Not Allowed", "text/plain", b"GET only\n")
+    if path == b"/healthz":
+        return _message(200, "OK", "text/plain", b"ok\n")
+    if path == b"/readyz":
+        return _ready()
     return _message(200, "OK", CONTENT_TYPE_LATEST, await render())
+
+
+def _ready() -> bytes:
+    awaited = readiness.awaited()
+    if not awaited:
+        return _message(200, "OK", "text/plain", b"ready\n")
+    lines = "".join(f"waits for {store}: {reason}\n" for store, reason in awaited.items())
+    return _message(503, "Service Unavailable", "text/plain", lines.encode())
 
 
 def _message(status: int, phrase: str, content_type: str, body: bytes) -> bytes:

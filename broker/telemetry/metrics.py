@@ -57,6 +57,7 @@ TRADES: Final = ("route", "deliver", "record", "keep")
 LANES: Final = ("high", "normal", "low")
 QUEUES: Final = ("ingress", "mailbox", "due", "later", "parked", "ledger", "memory")
 SCRIPTS: Final = ("publish", "route", "collect", "settle", "wake", "other")
+STORES: Final = ("redis", "postgres")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = (
     *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
@@ -132,6 +133,19 @@ PRESENCE_CHANGES: Final = Counter(
 )
 
 # --- stores ---------------------------------------------------------------------------------------
+AWAITED: Final = Gauge(
+    "awaited_stores", "1 while this process cannot do its work without the store.", {"store": STORES}
+)
+REDIS_CONNECTIONS: Final = Gauge("redis_connections", "Open connections of this process to Redis.")
+POSTGRES_CONNECTIONS: Final = Gauge(
+    "postgres_connections",
+    "Connections of this process to Postgres: in use, and callers that wait for one.",
+    {"state": ("in_use", "wanted")},
+)
+REDIS_MEMORY: Final = Gauge("redis_memory_ratio", "Memory in use by its limit, of the fullest Redis.")
+REDIS_EMPTIED: Final = Counter(
+    "redis_emptied_events", "Times that Redis was found emptied: what was in flight is lost."
+)
 SCRIPT_SECONDS: Final = Histogram(
     "script_seconds", "One script call, sent to answered.", {"script": SCRIPTS}, bounds=FAST_SECONDS
 )

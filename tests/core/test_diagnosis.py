@@ -18,7 +18,12 @@ GOOD_REDIS = RedisFacts(
     role="master",
     appends=True,
     appendfsync="always",
+    syncs_in_rewrites=True,
     last_append_ok=True,
+    last_rewrite_ok=True,
+    last_save_ok=True,
+    clients=80,
+    clients_max=100,
     maxmemory_bytes=1_000_000,
     maxmemory_policy="noeviction",
     used_bytes=1_000,
@@ -34,6 +39,8 @@ GOOD_POSTGRES = PostgresFacts(
     read_only="off",
     encoding="UTF8",
     max_connections=100,
+    connections=80,
+    autovacuum="on",
     clock_ahead_ms=-3,
     pending=(),
     quarantined=0,
@@ -54,7 +61,11 @@ def redis_findings(durability: str = "always", **changed: object) -> list[Findin
         ({"appendfsync": "everysec"}, "redis.weak_appendfsync", "fatal"),
         ({"appendfsync": "no"}, "redis.weak_appendfsync", "fatal"),
         ({"appendfsync": None}, "redis.appendfsync_unknown", "warning"),
+        ({"syncs_in_rewrites": False}, "redis.no_sync_in_rewrites", "fatal"),
         ({"last_append_ok": False}, "redis.append_failed", "warning"),
+        ({"last_rewrite_ok": False}, "redis.rewrite_failed", "warning"),
+        ({"last_save_ok": False}, "redis.save_failed", "warning"),
+        ({"clients": 81}, "redis.many_clients", "warning"),
         ({"maxmemory_policy": "allkeys-lru"}, "redis.evicts", "fatal"),
         ({"maxmemory_policy": "volatile-ttl"}, "redis.evicts", "fatal"),
         ({"maxmemory_bytes": 0}, "redis.maxmemory_unset", "fatal"),
@@ -81,6 +92,8 @@ def test_each_unsafe_redis_is_found(changed: dict[str, object], code: str, sever
         {"used_bytes": 700_000},
         {"clock_ahead_ms": 1_000},
         {"shards": None},
+        {"syncs_in_rewrites": None},
+        {"clients_max": None},
     ],
 )
 def test_a_good_redis_is_left_alone(changed: dict[str, object]) -> None:
@@ -94,6 +107,11 @@ def test_the_fast_profile_takes_a_sync_every_second_and_no_less(appendfsync: str
     assert [f.code for f in redis_findings("everysec", appendfsync=appendfsync)] == codes
 
 
+def test_the_fast_profile_is_warned_of_rewrites_that_are_not_synced() -> None:
+    (finding,) = redis_findings("everysec", syncs_in_rewrites=False)
+    assert (finding.code, finding.severity) == ("redis.no_sync_in_rewrites", Severity.WARNING)
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "severity"),
     [
@@ -104,7 +122,9 @@ def test_the_fast_profile_takes_a_sync_every_second_and_no_less(appendfsync: str
         ({"in_recovery": True}, "postgres.read_only", "fatal"),
         ({"read_only": "on"}, "postgres.read_only", "fatal"),
         ({"encoding": "SQL_ASCII"}, "postgres.encoding", "fatal"),
-        ({"max_connections": 49}, "postgres.few_connections", "warning"),
+        ({"max_connections": 49, "connections": 9}, "postgres.few_connections", "warning"),
+        ({"connections": 81}, "postgres.many_connections", "warning"),
+        ({"autovacuum": "off"}, "postgres.autovacuum_off", "warning"),
         ({"clock_ahead_ms": 5_000}, "postgres.clock_skew", "warning"),
         ({"pending": ("core",)}, "postgres.migrations_pending", "warning"),
         ({"days_ahead": 1}, "postgres.partitions_short", "warning"),

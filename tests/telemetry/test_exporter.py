@@ -6,6 +6,7 @@ import socket
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.telemetry import readiness
 from broker.telemetry.exporter import HEAD_BYTES_MAX, PortTaken, serving_metrics
 from broker.telemetry.gathering import merge, scrape
 
@@ -31,6 +32,9 @@ async def test_metrics_are_served_and_scraped() -> None:
     [
         (b"GET /metrics HTTP/1.1\r\n\r\n", b"200"),
         (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b"200"),
+        (b"GET /readyz HTTP/1.1\r\n\r\n", b"200"),
+        (b"POST /readyz HTTP/1.1\r\n\r\n", b"405"),
         (b"GET / HTTP/1.1\r\n\r\n", b"404"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
         (b"nonsense\r\n\r\n", b"404"),
@@ -39,6 +43,22 @@ async def test_metrics_are_served_and_scraped() -> None:
 async def test_the_port_answers(text: bytes, status: bytes) -> None:
     async with serving_metrics("127.0.0.1", 0) as port:
         assert (await request(port, text)).split()[1] == status
+
+
+async def test_a_process_that_waits_for_a_store_says_so_and_for_which() -> None:
+    async with serving_metrics("127.0.0.1", 0) as port:
+        readiness.awaits("postgres", "no directory of agents yet")
+        try:
+            answer = await request(port, b"GET /readyz HTTP/1.1\r\n\r\n")
+            page = await scrape("127.0.0.1", port)
+        finally:
+            readiness.has("postgres")
+        after = await request(port, b"GET /readyz HTTP/1.1\r\n\r\n")
+    assert answer.split()[1] == b"503"
+    assert answer.endswith(b"waits for postgres: no directory of agents yet\n")
+    assert page is not None
+    assert b'agent_broker_awaited_stores{store="postgres"} 1.0' in page
+    assert after.split()[1] == b"200"
 
 
 async def test_an_endless_head_is_cut_off() -> None:

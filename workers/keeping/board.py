@@ -18,6 +18,8 @@ class Depths(Struct):
 
     queues: dict[str, int] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)
+    memory_ratio: float = 0.0
+    """Memory in use by its limit, of the Redis the shard lies on."""
 
 
 class Board:
@@ -47,6 +49,9 @@ class Board:
         self._online_gauge.set(sum(self._online.values()))
 
     def _sum_depths(self) -> None:
+        metrics.REDIS_MEMORY.child().set(
+            max((depths.memory_ratio for depths in self._depths.values()), default=0)
+        )
         for queue, gauge in self._gauges.items():
             gauge.set(sum(depths.queues.get(queue, 0) for depths in self._depths.values()))
         # An agent's mailboxes all lie in one shard, so no agent is in two of these.

@@ -7,6 +7,7 @@ with the most are measured every time. Mailboxes of agents that pull are not on 
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from heapq import nlargest
@@ -15,11 +16,15 @@ from typing import Final
 
 from broker.streams.connection import Connection
 from broker.streams.keys import Keys, mailbox_owner
+from broker.telemetry import logs
 from broker.telemetry.metrics import TOP_AGENTS_MAX
 from schema.message import LANES
 from workers.keeping.board import Board, Depths
 
 LOOK_S: Final = 2.0
+MEMORY_RATIO_HIGH: Final = 0.7
+"""Beyond this share of its memory Redis is said to be filling up, with what it is that fills it."""
+MEMORY_LOGGED_S: Final = 60.0
 SAMPLE_MAX: Final = 1_000
 """Streams measured in one pipeline: a millisecond or two of the server's time."""
 
@@ -33,6 +38,7 @@ class DepthGauge:
         self._offset = 0
         self._top: dict[str, int] = {}
         self._parts: deque[tuple[int, int]] = deque()
+        self._said_s = float("-inf")
 
     async def run(self, connection: Connection) -> None:
         """Measure until cancelled. Raises: StreamsUnavailable."""
@@ -43,7 +49,7 @@ class DepthGauge:
     async def measure(self, connection: Connection) -> Depths:
         """Return what waits now. Raises: StreamsUnavailable."""
         keys = self._keys
-        *ingress, due, later, ledger, signatures, active = await connection.send_many(
+        *ingress, due, later, ledger, signatures, active, memory = await connection.send_many(
             (
                 *(("XLEN", keys.ingress[lane]) for lane in LANES),
                 ("ZCARD", keys.due),
@@ -51,13 +57,23 @@ class DepthGauge:
                 ("XLEN", keys.ledger),
                 ("HLEN", keys.parked),
                 ("ZCARD", keys.active),
+                ("INFO", "memory"),
             )
         )
         depths = Depths({"ingress": sum(ingress), "due": due, "later": later, "ledger": ledger})
         depths.queues["parked"] = await self._parked(connection, signatures)
         depths.queues["mailbox"] = await self._mailboxes(connection, active)
         depths.agents = self._top
+        depths.memory_ratio = _share(memory)
+        self._say_full(depths)
         return depths
+
+    def _say_full(self, depths: Depths) -> None:
+        now_s = time.monotonic()
+        if depths.memory_ratio > MEMORY_RATIO_HIGH and now_s - self._said_s >= MEMORY_LOGGED_S:
+            self._said_s = now_s
+            ratio = round(depths.memory_ratio, 2)
+            logs.warning("streams.memory_high", shard=self._keys.shard, ratio=ratio, **depths.queues)
 
     async def _parked(self, connection: Connection, signatures: int) -> int:
         """Return how many messages are parked; extrapolated where they have very many signatures."""
@@ -104,6 +120,13 @@ class DepthGauge:
             measured[agent_id] = sum(lengths[place * len(LANES) : (place + 1) * len(LANES)])
         top = nlargest(TOP_AGENTS_MAX, measured.items(), key=lambda row: row[1])
         self._top = {agent_id: length for agent_id, length in top if length}
+
+
+def _share(memory: bytes) -> float:
+    """Return which part of its limit a Redis uses; 0 where it has none (no process starts on such a one)."""
+    told = dict(line.split(b":", 1) for line in memory.splitlines() if b":" in line)
+    limit = int(told[b"maxmemory"])
+    return int(told[b"used_memory"]) / limit if limit else 0.0
 
 
 async def _lengths(connection: Connection, streams: Sequence[str]) -> list[int]:

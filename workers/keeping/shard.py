@@ -24,6 +24,7 @@ from workers.keeping.comings import Comings
 from workers.keeping.days import Days
 from workers.keeping.departures import Departures
 from workers.keeping.depths import DepthGauge
+from workers.keeping.emptied import Emptied
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.idempotency import IdempotencyKeys
 from workers.keeping.outbox import OutboxRelay
@@ -111,11 +112,17 @@ class KeptShard:
             if shard == DEPLOYMENT_SHARD:
                 days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(days.run())
+                group.create_task(self._watch_deployment())
                 group.create_task(self._see_off())
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
                 group.create_task(self._keep_orders())
+
+    async def _watch_deployment(self) -> None:
+        house = self._house
+        async with await open_connection(house.redis_url, name=f"{house.name}-deployment") as connection:
+            await Emptied(shards=house.shards).run(connection)
 
     async def _see_off(self) -> None:
         """Look after agents that leave, whatever their shards, until cancelled."""

@@ -8,4 +8,6 @@ SELECT
     current_setting('default_transaction_read_only') AS read_only,
     current_setting('server_encoding') AS encoding,
     current_setting('max_connections')::integer AS max_connections,
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::integer AS connections,
+    current_setting('autovacuum') AS autovacuum,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
