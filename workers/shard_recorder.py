@@ -26,6 +26,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import Fenced, StoreUnavailable
 from schema.ledger import Receipt
+from schema.message import Reason, Status
 from workers.ledger_batch import Batch, Linger, ReadSize
 
 BLOCK_MS: Final = 500
@@ -38,6 +39,8 @@ LOGGED_IDS_MAX: Final = 10
 _RECORDED: Final = metrics.MESSAGES.child(stage="record", outcome="recorded")
 _QUARANTINED: Final = metrics.MESSAGES.child(stage="record", outcome="quarantined")
 _SET_ASIDE: Final = metrics.QUARANTINED.child()
+_BAD: Final = (Status.FAILED, Status.EXPIRED)
+_REASONS: Final = frozenset(reason.value for reason in Reason)
 _SECONDS: Final = metrics.RECORD_SECONDS.child()
 _EVENTS: Final = metrics.RECORD_EVENTS.child()
 _UNAVAILABLE: Final = metrics.POSTGRES_ERRORS.child(kind="unavailable")
@@ -141,7 +144,14 @@ class ShardRecorder:
         refused = self._report(saved)
         _RECORDED.inc(len(rows.messages) - len(refused))
         _SET_ASIDE.inc(len(rows.quarantine))
-        receipts = [(gateway, Receipt(id, "recorded")) for gateway, id in rows.waiting if id not in refused]
+        for row in rows.messages:
+            if row.status in _BAD:
+                metrics.DEAD_LETTERS.child(reason=row.reason if row.reason in _REASONS else "other").inc()
+        receipts = [
+            (gateway, Receipt(id, "recorded", progress=rows.progress.get(id)))
+            for gateway, id in rows.waiting
+            if id not in refused
+        ]
         # Which gateway waits for a reply is not written in the reply.
         receipts += [
             (EVERY_GATEWAY, Receipt(answered, "replied", reply))

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from broker.core.lifecycle import may_become
+from broker.store import bounces
 from broker.store.page import Page, cursor_of, position_of
-from broker.store.pool import Pool
+from broker.store.pool import Connection, Pool
 from broker.store.statements import load
 from broker.store.window import EVER, MARGIN_S, made_within
 from schema.errors import IllegalTransition, NotFound
@@ -135,7 +136,12 @@ async def transition(
     """
     allowed = [status.value for status in Status if may_become(status, wanted)]
     document = None if result is None else result.decode()
-    row = await _probe(pool, _TRANSITION, message_id, allowed, wanted.value, document, reason, now_ms)
+    async with pool.transaction() if wanted is Status.FAILED else pool.connection() as connection:
+        arguments = (allowed, wanted.value, document, reason, now_ms)
+        row = await _probe_on(connection, _TRANSITION, message_id, *arguments)
+        if row is not None and wanted is Status.FAILED:
+            # In the same transaction: its sender is told exactly if this is how it ended.
+            await bounces.tell(connection, [(message_id, row["created_at"])])
     if row is not None:
         return TransitionOutcome(_stored(row), changed=True)
     stored = await find(pool, message_id)
@@ -164,10 +170,16 @@ async def route_of(pool: Pool, message_id: str) -> bytes | None:
 async def _probe(pool: Pool, statement: str, message_id: str, *args: object) -> asyncpg.Record | None:
     """Run a statement on an id ($1) and a window ($2, $3): first the days the id names, then every day."""
     async with pool.connection() as connection:
-        for window in (made_within([message_id]), EVER):
-            row = await connection.fetchrow(statement, message_id, *window, *args)
-            if row is not None:
-                return row
+        return await _probe_on(connection, statement, message_id, *args)
+
+
+async def _probe_on(
+    connection: Connection, statement: str, message_id: str, *args: object
+) -> asyncpg.Record | None:
+    for window in (made_within([message_id]), EVER):
+        row = await connection.fetchrow(statement, message_id, *window, *args)
+        if row is not None:
+            return row
     return None
 
 

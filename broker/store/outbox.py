@@ -44,11 +44,12 @@ class Waiting(Struct, frozen=True):
     age_ms: int
 
 
-async def add(connection: Connection, *envelopes: Envelope) -> None:
-    """Put messages into the outbox, in the transaction that is open on this connection."""
+async def add(connection: Connection, *envelopes: Envelope, grace_ms: int = GRACE_MS) -> None:
+    """Put messages into the outbox, in the transaction that is open on this connection. `grace_ms`: 0 where
+    nobody but the keeper is going to publish them."""
     if envelopes:
         ids = [envelope.id for envelope in envelopes]
-        await connection.execute(_ADD, ids, [encode(envelope) for envelope in envelopes], GRACE_MS)
+        await connection.execute(_ADD, ids, [encode(envelope) for envelope in envelopes], grace_ms)
 
 
 async def claim(pool: Pool, limit: int, *, for_ms: int) -> list[Waiting]:

@@ -14,19 +14,22 @@ from typing import Final
 from msgspec import UNSET
 
 from broker.core.fold import AttemptRow, MessageRow, Rows
-from broker.store import copying, quarantine
+from broker.store import bounces, copying, quarantine
+from broker.store.bounces import Ended
 from broker.store.columns import documents, numbers, texts
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
 from broker.store.window import EVER, made_within
 from schema.codec import encode
 from schema.errors import DataFault
-from schema.message import Envelope
+from schema.message import Envelope, Status
+from schema.times import as_utc
 
 _MESSAGES: Final = load("record_messages")
 _UPDATES: Final = load("record_updates")
 COPIED_ROWS_MIN: Final = 128
 """Below, the four round trips more that copying takes cost what it saves (measured)."""
+_BAD: Final = (Status.FAILED, Status.EXPIRED)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -58,8 +61,9 @@ async def _copy(pool: Pool, rows: Rows, new: list[MessageRow]) -> list[str]:
             await connection.execute(
                 _MESSAGES, *_packed_messages(whole), *_packed_attempts([]), _requirements(whole)
             )
-        missing = await _change(connection, [row for row in others if row.message is None])
+        missing, ended = await _change(connection, [row for row in others if row.message is None])
         await quarantine.insert(connection, rows.quarantine)
+        await _tell(connection, ended + _badly_ended(whole))
     return missing
 
 
@@ -68,28 +72,53 @@ async def _merge(pool: Pool, rows: Rows) -> list[str]:
     whole = [row for row in rows.messages if row.message is not None]
     changes = [row for row in rows.messages if row.message is None]
     packed = (*_packed_messages(whole), *_packed_attempts(rows.attempts), _requirements(whole))
-    if not changes and not rows.quarantine:
+    ended = _badly_ended(whole)
+    if not changes and not rows.quarantine and not ended:
         if whole or rows.attempts:
             await pool.execute(_MESSAGES, *packed)
         return []
     async with pool.transaction() as connection:
         if whole or rows.attempts:
             await connection.execute(_MESSAGES, *packed)
-        missing = await _change(connection, changes)
+        missing, changed = await _change(connection, changes)
         await quarantine.insert(connection, rows.quarantine)
+        await _tell(connection, ended + changed)
     return missing
 
 
-async def _change(connection: Connection, rows: list[MessageRow]) -> list[str]:
-    """Merge rows into messages written before, looking in their days first, then everywhere."""
+async def _tell(connection: Connection, ended: list[Ended]) -> None:
+    if ended:
+        await bounces.tell(connection, ended)
+
+
+def _badly_ended(rows: list[MessageRow]) -> list[Ended]:
+    """Return those of whole messages that failed or expired and have a sender to be told of it."""
+    return [
+        (row.id, as_utc(row.created_at))
+        for row in rows
+        if row.status in _BAD
+        and row.created_at is not None
+        and row.message is not None
+        and row.message.from_agent_id is not None
+    ]
+
+
+async def _change(connection: Connection, rows: list[MessageRow]) -> tuple[list[str], list[Ended]]:
+    """Merge rows into messages written before, looking in their days first, then everywhere. Return the ids
+    of those that are not there, and those that failed or expired."""
     left = {row.id: row for row in rows}
+    bad = {row.id for row in rows if row.status in _BAD}
+    ended: list[Ended] = []
     for window in (made_within(left), EVER):
         if not left:
             break
         found = await connection.fetch(_UPDATES, *_packed_changes(list(left.values())), *window)
         for record in found:
-            left.pop(str(record["id"]), None)
-    return list(left)
+            message_id = str(record["id"])
+            left.pop(message_id, None)
+            if message_id in bad:
+                ended.append((message_id, record["created_at"]))
+    return list(left), ended
 
 
 Packed = Sequence[str | None]

@@ -61,7 +61,7 @@ STORES: Final = ("redis", "postgres")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = (
     *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
-    *("statistics", "idempotency", "departed", "outbox", "work_orders"),
+    *("statistics", "idempotency", "departed", "outbox", "work_orders", "endpoints"),
 )
 WORK_ORDER_ACTIONS: Final = (
     *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),
@@ -110,6 +110,7 @@ DELIVERY_SECONDS: Final = Histogram(
     bounds=FAST_SECONDS,
 )
 IN_FLIGHT: Final = Gauge("in_flight_requests", "Pushes under way.")
+BREAKERS_OPEN: Final = Gauge("breakers_open", "Endpoints that get nothing but a probe now and then.")
 ENDPOINT_CONNECTIONS: Final = Gauge("endpoint_connections", "Open connections to endpoints.")
 
 # --- queues ---------------------------------------------------------------------------------------
@@ -155,6 +156,12 @@ RECORD_EVENTS: Final = Histogram(
     "record_events", "Events per transaction of the recorder.", bounds=BATCH_SIZES
 )
 KEPT: Final = Counter("kept_messages", "What the keeper moved or ended.", {"job": KEEPER_JOBS})
+DEAD_LETTERS: Final = Counter("dead_messages", "Messages recorded as failed or expired.", {"reason": None})
+BOUNCES: Final = Counter(
+    "bounced_messages",
+    "Bad ends their senders are told of: by a note, held for the next summary; and summaries.",
+    {"outcome": ("told", "held", "summed")},
+)
 PARTITIONS_AHEAD: Final = Gauge("partitions_ahead_days", "Days for which partitions exist already.")
 
 # --- gateway --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from broker.store import departures
 from broker.store.departures import Departing
 from broker.store.pool import Pool
 from broker.streams.connection import Connection
-from broker.streams.departure import Leaver, count_waiting, return_all
+from broker.streams.departure import count_waiting, return_all
 from broker.streams.registry import announce
 from broker.streams.revocation import say_revoked
 from broker.telemetry import logs, metrics
@@ -88,8 +88,8 @@ class Departures:
         return len(leaving)
 
     async def _return(self, connection: Connection, one: Departing, now_ms: int) -> int | None:
-        """Return what waits for a deleted agent to its senders; return when to look again."""
-        count = await return_all(connection, Leaver(one.id, one.name), shards=self._shards, now_ms=now_ms)
+        """End what waits for a deleted agent, of which its senders are told; return when to look again."""
+        count = await return_all(connection, one.id, shards=self._shards, now_ms=now_ms)
         if count:
             _RETURNED.inc(count)
             logs.event("agent.returned", agent=one.id, messages=count)

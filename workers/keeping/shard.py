@@ -19,7 +19,9 @@ from broker.streams.keys import Keys
 from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError, Fenced
+from schema.limits import ENDPOINT_DISABLE_AFTER_MS
 from workers.keeping.board import Board
+from workers.keeping.bounces import Bounces
 from workers.keeping.comings import Comings
 from workers.keeping.days import Days
 from workers.keeping.departures import Departures
@@ -32,6 +34,7 @@ from workers.keeping.presence import PresenceFollower
 from workers.keeping.schedule import Schedule
 from workers.keeping.silence import Silence
 from workers.keeping.statistics import Statistics
+from workers.keeping.verdicts import Verdicts
 from workers.keeping.work_orders import WorkOrders
 
 BACKOFF_S: Final = 0.2
@@ -55,6 +58,7 @@ class House(Struct, frozen=True):
     retention_days: int
     shards: int = 1
     dedup_window_ms: int = 120_000
+    endpoint_disable_after_ms: int = ENDPOINT_DISABLE_AFTER_MS
 
 
 class KeptShard:
@@ -76,6 +80,7 @@ class KeptShard:
             board=house.board,
         )
         self._depths = DepthGauge(keys, house.board)
+        self._verdicts = Verdicts(house.pool, keys, disable_after_ms=house.endpoint_disable_after_ms)
 
     async def run(self) -> None:
         """Do the jobs until cancelled; begin again after failures, later after repeated ones."""
@@ -109,6 +114,7 @@ class KeptShard:
             group.create_task(self._presence.run(connection))
             group.create_task(self._heartbeats.run())
             group.create_task(self._depths.run(connection))
+            group.create_task(self._verdicts.run(connection))
             if shard == DEPLOYMENT_SHARD:
                 days = Days(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(days.run())
@@ -117,6 +123,7 @@ class KeptShard:
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
+                group.create_task(Bounces(house.pool).run())
                 group.create_task(self._keep_orders())
 
     async def _watch_deployment(self) -> None:

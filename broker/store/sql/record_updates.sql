@@ -25,4 +25,4 @@ FROM (
     ) AS u
 ) AS excluded
 WHERE m.id = excluded.id AND m.created_at >= to_timestamp($14) AND m.created_at < to_timestamp($15)
-RETURNING m.id
+RETURNING m.id, m.created_at
