@@ -216,7 +216,7 @@ class Settings(BaseSettings):
         0,
         1_000_000,
         "messages",
-        "What one agent publishes beyond this a second waits behind what the others publish. 0: nothing does.",
+        "What one agent publishes beyond this a second waits behind what others publish. 0: nothing does.",
     )
     loop_repeats_max: int = _whole(
         5,

@@ -36,8 +36,8 @@ NEVER: Final = _table(
     ("2001::/32", "Teredo"),
     ("64:ff9b:1::/48", "translated to IPv4 by a network of its own"),
 )
-"""Closed for good: what answers here hands out the machine's own credentials; the last two are roads to it whose
-destination cannot be read off the address."""
+"""Closed for good: what answers here hands out the machine's own credentials; the last two are roads to it
+whose destination cannot be read off the address."""
 
 DENIED: Final = _table(
     ("0.0.0.0/8", "this network"),
@@ -94,8 +94,8 @@ class PortRange(NamedTuple):
 class AddressPolicy:
     """What a deployment lets its pushes reach.
 
-    `allow` holds CIDRs (`10.1.0.0/16`, `::1/128`) open beyond the public Internet; `ports` the ports that may be
-    dialled, None for any; `own` where the broker itself and its stores listen: never dialled, allowed or not.
+    `allow` holds CIDRs (`10.1.0.0/16`, `::1/128`) open beyond the public Internet; `ports` the ports that may
+    be dialled, None for any; `own` where the broker itself and its stores listen: never dialled, allowed or not.
 
     Raises: Rejected for text that is no network, and for a network that lies inside what stays closed.
     """

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -24,7 +25,7 @@ from broker.doctor.gate import (
     refuse_unsafe_postgres_in_time,
     refuse_unsafe_redis,
 )
-from broker.gateway.app import make_app
+from broker.gateway.app import make_app, short_ways
 from broker.gateway.openapi.document import document
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.services import Services
@@ -105,7 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     pool = await open_pool(
         settings.database_url, size=POOL_CONNECTIONS, application_name="agent-broker gateway"
     )
-    policy = policy_of(settings)
+    policy = policy_of(settings.model_copy(update={"port": listener.getsockname()[1]}))
     contract = encode(document(OPERATIONS, version=metrics.installed_version()))
     services = Services(settings, pool, gateway_id=new_id(), policy=policy, contract=contract)
     metrics.WAITERS.child().read = lambda: len(services.waiters)
@@ -224,7 +225,8 @@ def _server(services: Services) -> uvicorn.Server:
         make_app(services, OPERATIONS),
         interface="asgi3",
         loop="none",
-        http=BoundedProtocol,
+        # A factory where uvicorn's types want a class; it is only called.
+        http=partial(BoundedProtocol, ways=short_ways(services, OPERATIONS)),  # type: ignore[arg-type]
         ws=SocketProtocol,
         ws_max_size=limits.FRAME_BYTES_MAX,
         ws_ping_interval=limits.SOCKET_PING_S,

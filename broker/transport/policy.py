@@ -1,4 +1,4 @@
-"""What the settings let pushes reach: one policy for whoever judges an endpoint, at registration and at connect.
+"""What the settings let pushes reach: one policy for all who judge endpoints, at registration and at connect.
 
 Our own: where this deployment's gateway, metrics and stores listen, as far as the settings say it with an
 address. A push comes from inside, so it must not reach what trusts the inside, allow-listed or not.

@@ -40,6 +40,10 @@ BOTH = ("route", "deliver")
 DEADLINES = Deadlines(total_ms=10_000, connect_ms=2_000, tls_ms=2_000, first_byte_ms=10_000)
 
 
+def _loopback_client() -> PushClient:
+    return PushClient(policy=AddressPolicy(["127.0.0.0/8"]))
+
+
 class HandDirectory:
     """What a shard asks of the live directory, filled by the test. `refreshing` is what a refresh does."""
 
@@ -69,6 +73,7 @@ class World:
         self.raw: redis.Redis
         self.publisher: Publisher
         self.rules: dict[str, Any] = {}  # Any: whatever DeliveryRules takes
+        self.make_client: Callable[[], PushClient] = _loopback_client
         self.window_ms = 120_000
         self._stack = AsyncExitStack()
         self._sites: list[Site] = []
@@ -221,7 +226,7 @@ class Site:
         self._house = House(
             redis_url=world.url,
             directory=world.live,  # type: ignore[arg-type]  # the part of it that shards use
-            client=PushClient(policy=AddressPolicy(["127.0.0.0/8"])),
+            client=world.make_client(),
             publisher=publisher,
             replies=Replies(publisher),
             clock=clock,
