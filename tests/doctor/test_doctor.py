@@ -4,10 +4,13 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -18,10 +21,8 @@ from broker.core.diagnosis import Finding, Severity
 from broker.doctor.examination import examine
 from broker.doctor.run import EXIT_FATAL, EXIT_WELL, main
 from broker.doctor.settings import judge_settings
-from broker.gateway.serve import running
-from broker.settings import Settings
+from broker.settings import STORES, Settings
 from broker.store.pool import open_pool
-from schema.errors import Unsafe
 
 KEY = "a-long-and-random-operator-key"
 
@@ -47,6 +48,7 @@ def configured(url: str, **values: str) -> Iterator[None]:
 
 
 def codes(findings: list[Finding]) -> set[str]:
+    """Leave out what is this machine's, and what other tests leave behind."""
     return {finding.code for finding in findings if not finding.code.startswith(("host.", "redis.memory"))}
 
 
@@ -54,31 +56,10 @@ async def test_servers_as_we_set_them_up_are_well(any_streams_url: str, any_data
     assert codes(await examine(settings(any_streams_url, any_database_url))) == set()
 
 
-@pytest.mark.parametrize(
-    ("values", "code"),
-    [
-        ({"maxmemory-policy": "allkeys-lru"}, "redis.evicts"),
-        ({"maxmemory": "0"}, "redis.maxmemory_unset"),
-        ({"appendfsync": "everysec"}, "redis.weak_appendfsync"),
-        ({"appendonly": "no"}, "redis.no_append_only_file"),
-    ],
-)
-async def test_a_redis_set_wrong_is_found_and_no_gateway_starts_on_it(
-    any_streams_url: str, database_url: str, values: dict[str, str], code: str
-) -> None:
-    given = settings(any_streams_url, database_url)
-    with configured(any_streams_url, **values):
-        assert codes(await examine(given)) == {code}
-        with pytest.raises(ExceptionGroup) as refused:
-            async with running(given) as gateway:
-                await gateway.stop.wait()
-    assert refused.group_contains(Unsafe, match=code)
+ROLES = ("worker", "recorder", "keeper", "gateway", "up")
 
 
-ROLES = ("worker", "recorder", "keeper", "gateway")
-
-
-def started(role: str, given: Settings) -> subprocess.CompletedProcess[str]:
+def started(role: str, given: Settings, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Start a role as a process, as an operator would, and return how it ended."""
     environment = {
         "REDIS_URL": given.redis_url,
@@ -86,29 +67,48 @@ def started(role: str, given: Settings) -> subprocess.CompletedProcess[str]:
         "AGENT_API_KEY": KEY,
         "METRICS_PORT": "0",
         "PORT": "0",
+        "DATA_DIR": str(home),
         "PATH": os.environ["PATH"],
-    }
+    } | more
     command = [sys.executable, "-m", "broker.cli", role]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_starts_on_a_redis_that_evicts(streams_url: str, postgres_url: str, role: str) -> None:
-    with configured(streams_url, **{"maxmemory-policy": "allkeys-lru"}):
-        ended = started(role, settings(streams_url, postgres_url))
+def test_no_role_starts_on_a_redis_that_cannot_keep_the_promises_and_it_says_all_that_is_wrong(
+    streams_url: str, postgres_url: str, role: str, tmp_path: Path
+) -> None:
+    wrong = {"maxmemory-policy": "allkeys-lru", "maxmemory": "0", "appendfsync": "everysec"}
+    with configured(streams_url, **wrong):
+        ended = started(role, settings(streams_url, postgres_url), tmp_path)
     assert ended.returncode == 1
-    assert "redis.evicts" in ended.stdout + ended.stderr
+    said = ended.stdout + ended.stderr
+    for code in ("redis.evicts", "redis.maxmemory_unset", "redis.weak_appendfsync"):
+        assert code in said
 
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_no_role_starts_on_a_postgres_that_forgets_what_it_committed(
-    streams_url: str, database_url: str, role: str
+    streams_url: str, database_url: str, role: str, tmp_path: Path
 ) -> None:
     given = settings(streams_url, await forgetful(database_url))
     assert codes(await examine(given)) == {"postgres.synchronous_commit_off"}
-    ended = await asyncio.to_thread(started, role, given)
+    ended = await asyncio.to_thread(started, role, given, tmp_path)
     assert ended.returncode == 1
     assert "postgres.synchronous_commit_off" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("role", ["gateway", "up"])
+def test_nobody_listens_to_other_machines_with_a_key_out_of_instructions(
+    streams_url: str, postgres_url: str, role: str, tmp_path: Path
+) -> None:
+    given = settings(streams_url, postgres_url)
+    environment = {"HOST": "0.0.0.0", "AGENT_API_KEY": "changeme-changeme-changeme-changeme"}
+    ended = started(role, given, tmp_path, **environment)
+    assert ended.returncode == 1
+    said = ended.stdout + ended.stderr
+    assert "settings.example_key" in said
+    assert environment["AGENT_API_KEY"] not in said
 
 
 async def forgetful(database_url: str) -> str:
@@ -128,20 +128,73 @@ async def test_a_store_that_is_away_is_a_finding_and_the_other_one_is_examined()
     }
 
 
+HERE = ("redis://127.0.0.1", "postgresql://127.0.0.1/x")
+
+
 @pytest.mark.parametrize(
-    ("more", "code"),
+    ("more", "code", "severity"),
     [
-        ({"require_authentication": False}, "settings.no_authentication"),
-        ({"agent_api_key": "short"}, "settings.short_key"),
-        ({"key_pepper": ""}, "settings.no_pepper"),
-        ({"host": "0.0.0.0"}, "settings.plain_http"),
-        ({"durability": "everysec"}, "settings.buffered"),
-        ({"endpoint_allow_cidrs": "0.0.0.0/0"}, "settings.wide_network"),
-        ({"endpoint_allow_cidrs": "10.0.0.0/7"}, "settings.wide_network"),
+        ({"require_authentication": False}, "settings.no_authentication", "warning"),
+        ({"agent_api_key": "kurz"}, "settings.short_key", "warning"),
+        ({"agent_api_key": "ChangeMe-now-or-be-sorry-forever"}, "settings.example_key", "warning"),
+        ({"agent_api_key": "abcabcabcabcabcabcabcabcabc"}, "settings.simple_key", "warning"),
+        ({"key_pepper": ""}, "settings.no_pepper", "warning"),
+        ({"host": "0.0.0.0"}, "settings.plain_http", "warning"),
+        ({"durability": "everysec"}, "settings.buffered", "warning"),
+        ({"endpoint_allow_cidrs": "0.0.0.0/0"}, "settings.wide_network", "warning"),
+        ({"endpoint_allow_cidrs": "10.0.0.0/7"}, "settings.wide_network", "warning"),
+        ({"redis_url": "redis://redis:6379/0"}, "settings.plain_redis", "warning"),
+        ({"redis_url": "rediss://r:6379/0?ssl_cert_reqs=none"}, "settings.unverified_redis", "warning"),
+        ({"database_url": "postgresql://u:p@db/x"}, "settings.plain_postgres", "warning"),
+        ({"database_url": "postgresql://u:p@db/x?sslmode=prefer"}, "settings.plain_postgres", "warning"),
+        ({"database_url": "postgresql://u@/x?host=db.example.org"}, "settings.plain_postgres", "warning"),
+        ({"host": "0.0.0.0", "require_authentication": False}, "settings.no_authentication", "fatal"),
+        ({"host": "::", "agent_api_key": "kurz"}, "settings.short_key", "fatal"),
+        ({"host": "10.0.0.7", "agent_api_key": "password" * 4}, "settings.example_key", "fatal"),
+        ({"host": "broker.lan", "agent_api_key": "ab" * 16}, "settings.simple_key", "fatal"),
     ],
 )
-def test_each_unwise_setting_is_found(more: dict[str, object], code: str) -> None:
-    assert codes(judge_settings(settings("redis://x", "postgresql://x", **more))) == {code}
+def test_each_unwise_setting_is_found(more: dict[str, object], code: str, severity: str) -> None:
+    redis_url, database_url = (str(more.pop(name, url)) for name, url in zip(STORES, HERE, strict=True))
+    found = judge_settings(settings(redis_url, database_url, **more))
+    assert {f.severity.value for f in found if f.code == code} == {severity}
+    assert codes(found) - {"settings.plain_http"} == {code} - {"settings.plain_http"}
+    assert all(finding.remedy for finding in found)
+    assert str(more.get("agent_api_key", KEY)) not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "database_url"),
+    [
+        HERE,
+        ("unix:///run/redis.sock", "postgresql://u@/x?host=/run/postgresql"),
+        ("rediss://redis:6379/0", "postgresql://u:p@db/x?sslmode=verify-full"),
+        ("redis://[::1]:6379/0", "postgresql://localhost/x"),
+    ],
+)
+def test_wise_settings_are_left_alone(redis_url: str, database_url: str) -> None:
+    assert codes(judge_settings(settings(redis_url, database_url))) == set()
+
+
+def test_a_disk_that_is_nearly_full_is_found_where_up_keeps_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(*HERE, data_dir=str(tmp_path))
+    found = {
+        free: "host.disk_nearly_full" in {f.code for f in judge_settings(given)}
+        for free in (9, 10)
+        if monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: Usage(100, 100 - free, free))
+        is None
+    }
+    assert found == {9: True, 10: False}
+
+
+class Usage(NamedTuple):
+    """As `shutil.disk_usage` returns it."""
+
+    total: int
+    used: int
+    free: int
 
 
 def test_it_reports_to_programs_as_json_and_exits_with_1_on_anything_fatal(
