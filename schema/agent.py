@@ -2,11 +2,15 @@
 
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from schema.limits import ENDPOINT_IN_FLIGHT_MAX
+from schema.message import Reason
 from schema.quick import quick
+
+SEALED: Final = "sealed:"
+"""What a secret begins with that is encrypted; a usable one begins with `whsec_`."""
 
 
 @quick
@@ -38,6 +42,19 @@ class ContactPolicy(Enum):
     CLOSED = "closed"
 
 
+@quick
+class EndpointFault(Enum):
+    """Why the broker has disabled an endpoint. `GONE`: it answered 410. `FAILING`: nothing else than failures
+    for days. `refusal` is the reason with which messages for it end."""
+
+    GONE = "gone"
+    FAILING = "failing"
+
+    @property
+    def refusal(self) -> Reason:
+        return Reason.GONE if self is EndpointFault.GONE else Reason.ENDPOINT_DISABLED
+
+
 class Agent(Struct, kw_only=True, frozen=True):
     """An agent as every process with a directory holds it.
 
@@ -45,6 +62,13 @@ class Agent(Struct, kw_only=True, frozen=True):
     every sender. `ordered`: one push in flight, a failure holds the rest. `drains_until_ms`: it is leaving;
     what waits already is delivered until then at most (0: it is not). `deleted_ms`: when it was deleted (0:
     it is not). `previous_secret`: pushes are signed with it as well until `previous_secret_until_ms`.
+
+    `endpoint_since_ms`: when the endpoint was set, or enabled again. `endpoint_fault`: the broker has disabled
+    it, at `endpoint_disabled_ms`; nothing is pushed, and what comes for it ends. `endpoint_failing_ms`: it
+    does nothing but fail since then, of which its owner has had `endpoint_warned` warnings (0: nobody was
+    warned). `concurrency`, `max_pushes_per_second`, `inbox_messages_max`,
+    `inbox_bytes_max`: None means as the deployment says. `killed`: an operator has switched it off by a kill
+    switch, which is no part of its record: directories fill it in.
     """
 
     id: str
@@ -54,7 +78,8 @@ class Agent(Struct, kw_only=True, frozen=True):
     capabilities: tuple[str, ...] = ()
     status: AgentStatus = AgentStatus.ACTIVE
     max_concurrent_jobs: int = 10
-    concurrency: int = ENDPOINT_IN_FLIGHT_MAX
+    concurrency: int | None = None
+    max_pushes_per_second: int | None = None
     accepts: tuple[str, ...] | None = None
     allow_from: tuple[str, ...] | None = None
     ordered: bool = False
@@ -70,11 +95,31 @@ class Agent(Struct, kw_only=True, frozen=True):
     drains_until_ms: int = 0
     previous_secret: str = ""
     previous_secret_until_ms: int = 0
+    endpoint_since_ms: int = 0
+    endpoint_fault: EndpointFault | None = None
+    endpoint_disabled_ms: int = 0
+    endpoint_failing_ms: int = 0
+    endpoint_warned: int = 0
+    inbox_messages_max: int | None = None
+    inbox_bytes_max: int | None = None
+    killed: bool = False
+
+    @property
+    def takes_work(self) -> bool:
+        """Tell whether routing by capability may choose it, as far as its record says."""
+        return self.status is AgentStatus.ACTIVE and self.endpoint_fault is None and not self.killed
+
+    @property
+    def is_sealed(self) -> bool:
+        """Tell whether its signing secret is encrypted with a key that this process does not have: nothing can
+        be signed for it, so nothing is pushed."""
+        return self.signing_secret.startswith(SEALED)
 
     @property
     def is_pushed_to(self) -> bool:
-        """Tell whether what lies in its mailbox is pushed now; else it waits there."""
-        if self.endpoint is None:
+        """Tell whether what lies in its mailbox is pushed now, or ended where the endpoint is disabled; else
+        it waits there."""
+        if self.endpoint is None or self.killed or self.is_sealed:
             return False
         return self.status is AgentStatus.ACTIVE or self.drains_until_ms > 0
 
@@ -96,6 +141,7 @@ class RegisterRequest(Struct, kw_only=True):
     status_message: str | None = None
     accepts_work_orders: bool = True
     contact_policy: str = "open"
+    max_pushes_per_second: int | None = None
 
 
 class AgentPatch(Struct, kw_only=True):
@@ -114,6 +160,11 @@ class AgentPatch(Struct, kw_only=True):
     status_message: str | UnsetType | None = UNSET
     accepts_work_orders: bool | UnsetType = UNSET
     contact_policy: str | UnsetType = UNSET
+    max_pushes_per_second: int | UnsetType | None = UNSET
+    inbox_messages_max: int | UnsetType | None = UNSET
+    inbox_bytes_max: int | UnsetType | None = UNSET
+    endpoint_status: str | UnsetType = UNSET
+    """Only `active`: a disabled endpoint is tried again."""
     signing_secret: str | UnsetType | None = UNSET
     """Here only to be refused: rotation keeps the old one valid for a while."""
 
@@ -140,6 +191,13 @@ class AgentView(Struct, kw_only=True):
     accepts_work_orders: bool = True
     contact_policy: str = "open"
     drains_until: datetime | None = None
+    endpoint_status: str | None = None
+    endpoint_disabled_at: datetime | None = None
+    endpoint_disabled_reason: str | None = None
+    endpoint_failing_since: datetime | None = None
+    max_pushes_per_second: int | None = None
+    inbox_messages_max: int | None = None
+    inbox_bytes_max: int | None = None
 
 
 class SigningSecret(Struct, kw_only=True):

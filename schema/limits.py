@@ -214,8 +214,10 @@ STATISTICS_MINUTES_KEPT_MS: Final = 2 * 3600 * 1000
 # --- dead letters ---------------------------------------------------------------------------------
 REPLAY_MESSAGES_MAX: Final = 100
 """Messages replayed by one call; it says whether there are more."""
-REPLAY_AGE_MS_MAX: Final = 29 * 24 * 3600 * 1000
-"""Older messages are not replayed: routers believe no creation time more than 30 days old."""
+REPLAY_MARGIN_MS: Final = 24 * 3600 * 1000
+"""Messages that the retention drops within this are not replayed: they could not come to their end on record."""
+REPLAY_COUNTED_MAX: Final = 100_000
+"""Dead letters counted where a bulk replay begins; with more, its progress says "of at least"."""
 
 BOUNCES_PER_WINDOW_MAX: Final = 60
 """Notes one sender gets of messages that ended badly per window; what ends beyond is counted, and told of in one
@@ -234,6 +236,9 @@ CLUSTER_REDIRECTS_MAX: Final = 5
 # --- admission ------------------------------------------------------------------------------------
 ROOT_MESSAGES_MAX: Final = 200
 """Messages with a cause that go back to one message; a setting may change it. The next ends: `root_limit`."""
+INBOX_MESSAGES_MAX: Final = 100_000_000
+INBOX_BYTES_MAX: Final = 1024 * 1024 * 1024 * 1024
+"""The highest quotas an operator may give one agent."""
 FULL_INBOXES_MAX: Final = 10_000
 """Full inboxes that gateways are told of, for all routers together; of further ones only routers know."""
 TRIPS_MAX: Final = 1_000

@@ -80,6 +80,7 @@ async def _keep(process: Process, link: Link, pool: Pool) -> None:
         retention_days=settings.message_retention_days,
         shards=settings.shards,
         dedup_window_ms=settings.dedup_window_ms,
+        endpoint_disable_after_ms=settings.endpoint_disable_after_ms,
     )
     async with asyncio.TaskGroup() as group:
         tenancy = Tenancy(

@@ -15,6 +15,7 @@ from broker.telemetry import metrics
 from broker.transport.client import Deadlines, PushClient
 from broker.transport.policy import policy_of
 from workers.delivery.delivery import DeliveryRules
+from workers.delivery.endpoint import Allowance
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
 from workers.live_directory import LiveDirectory
@@ -130,6 +131,9 @@ def _watch(house: House, shards: Sequence[Shard]) -> None:
         house.directory.on_available.append(shard.agents_available)
     metrics.IN_FLIGHT.child().read = lambda: house.client.in_flight
     metrics.ENDPOINT_CONNECTIONS.child().read = lambda: house.client.connections
+    metrics.BREAKERS_OPEN.child().read = lambda: sum(
+        shard.delivery.room.breakers_open for shard in shards if shard.delivery is not None
+    )
     metrics.QUEUE_DEPTH.child(queue="memory").read = lambda: sum(
         shard.delivery.room.queued for shard in shards if shard.delivery is not None
     )
@@ -142,4 +146,13 @@ def _delivery_rules(settings: Settings) -> DeliveryRules:
         tls_ms=settings.attempt_tls_ms,
         first_byte_ms=settings.attempt_first_byte_ms,
     )
-    return DeliveryRules(deadlines=deadlines, scale=settings.retry_time_scale)
+    return DeliveryRules(
+        deadlines=deadlines,
+        allowance=Allowance(
+            concurrency=settings.endpoint_concurrency,
+            pushes_per_second=settings.endpoint_pushes_per_second,
+        ),
+        own_total_ms_max=settings.attempt_own_ms_max,
+        disable_after_ms=settings.endpoint_disable_after_ms,
+        scale=settings.retry_time_scale,
+    )

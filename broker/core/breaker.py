@@ -3,8 +3,9 @@
 Theory of operation. CLOSED: requests go out, results are counted. Five failures in a row, or half of the
 last 20 results failing within 60 s, open it. OPEN: nothing is sent until `retry_at_ms`; messages wait in
 their mailbox without using attempts. Then one probe goes out (HALF_OPEN): its success closes the breaker, its
-failure opens it for twice as long (5 s to 60 s). A probe whose result never comes is given up after 20 s,
-longer than the deadline of an attempt, and another may go.
+failure opens it for twice as long (5 s to 60 s). A probe whose result never comes is given up some time after
+its deadline, and another may go. An endpoint that is known to have failed under another owner begins OPEN,
+with a probe to be sent at once (`distrust`).
 
 It does not send, wait or read a clock. Results of requests that were on their way when it opened change
 nothing while it is OPEN; one that arrives in HALF_OPEN is as good as the probe's.
@@ -24,7 +25,8 @@ WINDOW_FAILURES: Final = 10
 WINDOW_MS: Final = 60_000
 OPEN_MS_MIN: Final = 5_000
 OPEN_MS_MAX: Final = 60_000
-PROBE_LOST_MS: Final = 20_000
+PROBE_LOST_MS: Final = 5_000
+"""After the deadline of its attempt: every attempt comes to an end, so this is only for faults of ours."""
 
 
 @quick
@@ -57,11 +59,16 @@ class Breaker:
         """Tell whether a request may go out now."""
         return self.state is BreakerState.CLOSED or now_ms >= self.retry_at_ms
 
-    def sent(self, now_ms: int) -> None:
-        """Note that a request went out: unless the breaker is closed it is the probe."""
+    def distrust(self, now_ms: int) -> None:
+        """Open a new breaker: the endpoint has failed before, and the next request is a probe."""
+        self._open(now_ms)
+        self.retry_at_ms = now_ms
+
+    def sent(self, now_ms: int, *, within_ms: int) -> None:
+        """Note that a request went out, with this deadline: unless the breaker is closed it is the probe."""
         if self.state is not BreakerState.CLOSED:
             self.state = BreakerState.HALF_OPEN
-            self.retry_at_ms = now_ms + int(PROBE_LOST_MS * self._scale)
+            self.retry_at_ms = now_ms + within_ms + PROBE_LOST_MS
 
     def succeeded(self, now_ms: int) -> None:
         """Note a success."""

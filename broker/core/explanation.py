@@ -23,7 +23,7 @@ from broker.core.routing import (
     quality_weight,
     weigh,
 )
-from schema.agent import Agent, AgentStatus
+from schema.agent import Agent
 from schema.codec import encode
 from schema.limits import EXPLAINED_CANDIDATES_MAX, EXPLAINED_EXAMINED_MAX
 from schema.message import Envelope
@@ -155,7 +155,7 @@ def explain(
 
 def dropped_by(agent: Agent, envelope: Envelope, directory: Directory, loads: Loads) -> Drop | None:
     """Return the first filter a capable agent does not pass; None when it passes all."""
-    if agent.status is not AgentStatus.ACTIVE:
+    if not agent.takes_work:
         return Drop.NOT_ACTIVE
     if directory.is_silent(agent.id):
         return Drop.SILENT

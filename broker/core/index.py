@@ -14,7 +14,7 @@ from typing import Final
 from msgspec import Struct
 from pyroaring import BitMap
 
-from schema.agent import Agent, AgentStatus
+from schema.agent import Agent
 from schema.ids import shard_of
 from schema.limits import ROUTE_POOLS_MAX, ROUTE_POOLS_MEMBERS_MAX
 
@@ -129,7 +129,7 @@ class Index:
         self._ids[slot] = agent.id
         if self._shards:
             self._shards[shard_of(agent.id, len(self._shards))].add(slot)
-        if agent.status is AgentStatus.ACTIVE:
+        if agent.takes_work:
             self._active.add(slot)
         self._types.add(slot, agent.accepts)
         self._senders.add(slot, agent.allow_from)

@@ -118,7 +118,8 @@ _NOTHING_REQUIRED: Final = NoCandidate(Shortage.NOTHING_REQUIRED, Reason.MALFORM
 def check_named(envelope: Envelope, agent: Agent | None, now_ms: int) -> Reason | None:
     """Return why the named recipient may not get the message; None when it may.
 
-    A paused or silent recipient may: the message waits in its mailbox.
+    A paused or silent recipient may: the message waits in its mailbox. One whose endpoint the broker has
+    disabled may not: nothing would come of waiting.
     """
     if agent is None:
         return Reason.UNKNOWN_RECIPIENT
@@ -126,6 +127,8 @@ def check_named(envelope: Envelope, agent: Agent | None, now_ms: int) -> Reason 
         return Reason.HOP_LIMIT
     if agent.status is AgentStatus.DISABLED:
         return Reason.RECIPIENT_DISABLED
+    if agent.endpoint_fault is not None:
+        return agent.endpoint_fault.refusal
     if agent.allow_from is not None and envelope.from_agent_id not in agent.allow_from:
         return Reason.SENDER_NOT_ALLOWED
     return Reason.EXPIRED if _is_expired(envelope, now_ms) else None

@@ -49,6 +49,13 @@ def view_of(
         accepts_work_orders=agent.accepts_work_orders,
         contact_policy=agent.contact_policy.value,
         drains_until=_moment(agent.drains_until_ms),
+        endpoint_status=_endpoint_status(agent),
+        endpoint_disabled_at=_moment(agent.endpoint_disabled_ms),
+        endpoint_disabled_reason=None if agent.endpoint_fault is None else agent.endpoint_fault.value,
+        endpoint_failing_since=_moment(agent.endpoint_failing_ms),
+        max_pushes_per_second=agent.max_pushes_per_second,
+        inbox_messages_max=agent.inbox_messages_max,
+        inbox_bytes_max=agent.inbox_bytes_max,
     )
 
 
@@ -62,6 +69,14 @@ def _shown_endpoint(agent: Agent, principal: Principal) -> str | None:
     if agent.endpoint is None or principal.is_operator or principal.agent_id == agent.id:
         return agent.endpoint
     return without_query(agent.endpoint)
+
+
+def _endpoint_status(agent: Agent) -> str | None:
+    if agent.endpoint is None:
+        return None
+    if agent.endpoint_fault is not None:
+        return "disabled"
+    return "failing" if agent.endpoint_failing_ms else "active"
 
 
 def _moment(at_ms: int) -> datetime | None:

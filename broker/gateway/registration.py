@@ -20,7 +20,12 @@ _NAME_STRANGERS: Final = frozenset("/\\{}|")
 _CHOICES: Final = {
     "status": tuple(status.value for status in AgentStatus),
     "contact_policy": tuple(policy.value for policy in ContactPolicy),
+    "endpoint_status": ("active",),
     "retry_schedule": tuple(schedule.value for schedule in RetrySchedule),
+}
+_INBOX_MAX: Final = {
+    "inbox_messages_max": limits.INBOX_MESSAGES_MAX,
+    "inbox_bytes_max": limits.INBOX_BYTES_MAX,
 }
 _LABELS: Final = {
     "type": limits.AGENT_TYPE_CHARS_MAX,
@@ -57,11 +62,26 @@ def given_in(patch: AgentPatch) -> dict[str, Any]:  # fields have as many types
 def changed_by(patch: AgentPatch, agent: Agent, *, now_ms: int) -> Agent:
     """Return the record a checked change makes of an agent; the same one where nothing changes."""
     given = given_in(patch)
+    enabled = given.pop("endpoint_status", None) is not None and agent.endpoint is not None
     for field, read in _READ.items():
         if given.get(field) is not None:
             given[field] = read(given[field])
     after = replace(agent, **given)
+    if after.endpoint != agent.endpoint or (enabled and agent.endpoint_fault is not None):
+        after = with_fresh_endpoint(after, now_ms=now_ms)
     return agent if after == agent else replace(after, updated_ms=max(now_ms, agent.updated_ms + 1))
+
+
+def with_fresh_endpoint(agent: Agent, *, now_ms: int) -> Agent:
+    """Return the agent with an endpoint nothing bad is known of: what was held against it is over."""
+    return replace(
+        agent,
+        endpoint_since_ms=0 if agent.endpoint is None else now_ms,
+        endpoint_fault=None,
+        endpoint_disabled_ms=0,
+        endpoint_failing_ms=0,
+        endpoint_warned=0,
+    )
 
 
 def agent_of(request: RegisterRequest, *, agent_id: str, signing_secret: str, now_ms: int) -> Agent:
@@ -82,6 +102,8 @@ def agent_of(request: RegisterRequest, *, agent_id: str, signing_secret: str, no
         status_message=request.status_message,
         accepts_work_orders=request.accepts_work_orders,
         contact_policy=ContactPolicy(request.contact_policy),
+        max_pushes_per_second=request.max_pushes_per_second,
+        endpoint_since_ms=0 if request.endpoint is None else now_ms,
         created_ms=now_ms,
         updated_ms=now_ms,
     )
@@ -104,6 +126,12 @@ def _check(field: str, value: Any, faults: Faults) -> None:  # whatever type the
         case "max_concurrent_jobs":
             if not 1 <= value <= limits.CONCURRENT_JOBS_MAX:
                 faults.add(field, f"must be 1 to {limits.CONCURRENT_JOBS_MAX}")
+        case "max_pushes_per_second":
+            if not 1 <= value <= limits.ENDPOINT_PUSHES_PER_SECOND_MAX:
+                faults.add(field, f"must be 1 to {limits.ENDPOINT_PUSHES_PER_SECOND_MAX}")
+        case "inbox_messages_max" | "inbox_bytes_max":
+            if not 0 <= value <= _INBOX_MAX[field]:
+                faults.add(field, f"must be 0 (any) to {_INBOX_MAX[field]}")
         case "endpoint":
             _check_endpoint(value, faults)
         case "signing_secret":
@@ -112,7 +140,7 @@ def _check(field: str, value: Any, faults: Faults) -> None:  # whatever type the
             check_label(field, value, _LABELS[field], faults)
         case "capabilities" | "accepts" | "allow_from":
             _check_labels(field, value, _LABELS[field], faults)
-        case "status" | "retry_schedule" | "contact_policy":
+        case "status" | "retry_schedule" | "contact_policy" | "endpoint_status":
             _check_choice(field, value, _CHOICES[field], faults)
 
 

@@ -5,16 +5,19 @@ The row is the truth; who changes it announces the agent on the registry stream 
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from secrets import token_bytes
 from typing import Final
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 
+from broker.core.sealing import NONCE_BYTES, Sealer
 from broker.store.keys import StoredKey, insert_with
 from broker.store.page import Page, cursor_of, position_of
-from broker.store.pool import Pool
+from broker.store.pool import Connection, Pool
 from broker.store.statements import load
-from schema.agent import Agent, AgentStatus, ContactPolicy, RetrySchedule
+from schema.agent import SEALED, Agent, AgentStatus, ContactPolicy, EndpointFault, RetrySchedule
 from schema.errors import Conflict, NameTaken
 from schema.ids import is_id
 from schema.limits import PAGE_ROWS_DEFAULT
@@ -53,7 +56,7 @@ async def register(pool: Pool, agent: Agent, key: StoredKey) -> Agent:
     """Store a new agent and its key together. Raises: NameTaken, Conflict (the id), StoreUnavailable."""
     async with pool.transaction() as connection:
         try:
-            await connection.execute(_INSERT, *_columns(agent))
+            await connection.execute(_INSERT, *_columns(_sealed(agent, pool.sealer)))
         except asyncpg.UniqueViolationError as error:
             raise _taken(agent, error) from None
         await insert_with(connection, key)
@@ -67,7 +70,7 @@ async def update(pool: Pool, agent: Agent) -> bool:
     """
     async with pool.connection() as connection:
         try:
-            found = await connection.fetchval(_UPDATE, *_columns(agent))
+            found = await connection.fetchval(_UPDATE, *_columns(_sealed(agent, pool.sealer)))
         except asyncpg.UniqueViolationError as error:
             raise _taken(agent, error) from None
     return found is not None
@@ -80,17 +83,29 @@ async def change(pool: Pool, agent_id: str, changed: Callable[[Agent], Agent]) -
     then. Raises: NameTaken, StoreUnavailable, DataFault.
     """
     async with pool.transaction() as connection:
-        row = await connection.fetchrow(_LOCKED, agent_id)
-        if row is None:
+        found = await locked(connection, agent_id)
+        if found is None:
             return None
-        before = _agent(row)
+        before = _opened(found, pool.sealer)
         after = changed(before)
         if after != before:
             try:
-                await connection.execute(_UPDATE, *_columns(after))
+                await change_with(connection, _sealed(after, pool.sealer))
             except asyncpg.UniqueViolationError as error:
                 raise _taken(after, error) from None
     return before, after
+
+
+async def locked(connection: Connection, agent_id: str) -> Agent | None:
+    """Return an agent, its row locked until the transaction on this connection ends; None if gone. Its secrets
+    are as they are stored: sealed, as `change_with` takes them."""
+    row = await connection.fetchrow(_LOCKED, agent_id)
+    return None if row is None else _agent(row)
+
+
+async def change_with(connection: Connection, agent: Agent) -> None:
+    """Replace an agent that is locked, in the transaction that is open on this connection."""
+    await connection.execute(_UPDATE, *_columns(agent))
 
 
 async def get(pool: Pool, ref: str) -> Agent | None:
@@ -98,17 +113,18 @@ async def get(pool: Pool, ref: str) -> Agent | None:
     row = await pool.fetch_row(_BY_ID, ref.lower()) if is_id(ref.lower()) else None
     if row is None:
         row = await pool.fetch_row(_BY_NAME, ref)
-    return None if row is None else _agent(row)
+    return None if row is None else _opened(_agent(row), pool.sealer)
 
 
 async def fetch(pool: Pool, ids: Iterable[str]) -> list[Agent]:
     """Return those of the agents that there are. Raises: StoreUnavailable."""
-    return [_agent(row) for row in await pool.fetch(_BY_IDS, list(ids))]
+    return [_opened(_agent(row), pool.sealer) for row in await pool.fetch(_BY_IDS, list(ids))]
 
 
 async def capable(pool: Pool, capabilities: Sequence[str], *, limit: int) -> list[Agent]:
     """Return agents that have all of the capabilities, `limit` at most. Raises: StoreUnavailable."""
-    return [_agent(row) for row in await pool.fetch(_CAPABLE, list(capabilities), limit)]
+    rows = await pool.fetch(_CAPABLE, list(capabilities), limit)
+    return [_opened(_agent(row), pool.sealer) for row in rows]
 
 
 async def count_having(
@@ -131,7 +147,7 @@ async def iterate(pool: Pool, chunk: int = 5_000) -> AsyncIterator[list[Agent]]:
     """
     last = _FIRST_ID
     while rows := await pool.fetch(_AFTER, last, chunk):
-        yield [_agent(row) for row in rows]
+        yield [_opened(_agent(row), pool.sealer) for row in rows]
         last = str(rows[-1]["id"])
 
 
@@ -146,7 +162,7 @@ async def list_page(pool: Pool, wanted: AgentFilter) -> Page[Agent]:
         None if wanted.heard_since_ms is None else from_ms(wanted.heard_since_ms),
         wanted.limit + 1,
     )
-    agents = [_agent(row) for row in rows[: wanted.limit]]
+    agents = [_opened(_agent(row), pool.sealer) for row in rows[: wanted.limit]]
     more = len(rows) > wanted.limit and bool(agents)
     return Page(agents, cursor_of(agents[-1].id) if more else None)
 
@@ -165,8 +181,30 @@ def _taken(agent: Agent, error: asyncpg.UniqueViolationError) -> Conflict:
     return Conflict(f"there is an agent {agent.id} already", field="id")
 
 
+def _sealed(agent: Agent, sealer: Sealer) -> Agent:
+    """Return the agent as it is stored."""
+    if not sealer.current:
+        return agent
+    return replace(
+        agent,
+        signing_secret=sealer.seal(agent.signing_secret, owner=agent.id, nonce=token_bytes(NONCE_BYTES)),
+        previous_secret=sealer.seal(agent.previous_secret, owner=agent.id, nonce=token_bytes(NONCE_BYTES)),
+    )
+
+
+def _opened(agent: Agent, sealer: Sealer) -> Agent:
+    """Return a stored agent with its secrets, sealed still where the key is not here."""
+    if not (agent.signing_secret.startswith(SEALED) or agent.previous_secret.startswith(SEALED)):
+        return agent
+    return replace(
+        agent,
+        signing_secret=sealer.open(agent.signing_secret, owner=agent.id),
+        previous_secret=sealer.open(agent.previous_secret, owner=agent.id),
+    )
+
+
 def _columns(agent: Agent) -> tuple[object, ...]:
-    """Return $1..$23 of agent_insert.sql and agent_update.sql."""
+    """Return $1..$31 of agent_insert.sql and agent_update.sql."""
     return (
         agent.id,
         agent.name,
@@ -188,6 +226,14 @@ def _columns(agent: Agent) -> tuple[object, ...]:
         _moment(agent.drains_until_ms),
         agent.previous_secret or None,
         _moment(agent.previous_secret_until_ms),
+        _moment(agent.endpoint_since_ms),
+        None if agent.endpoint_fault is None else agent.endpoint_fault.value,
+        _moment(agent.endpoint_disabled_ms),
+        _moment(agent.endpoint_failing_ms),
+        agent.endpoint_warned,
+        agent.max_pushes_per_second,
+        agent.inbox_messages_max,
+        agent.inbox_bytes_max,
         _moment(agent.heartbeat_ms),
         from_ms(agent.created_ms),
         from_ms(agent.updated_ms),
@@ -195,6 +241,7 @@ def _columns(agent: Agent) -> tuple[object, ...]:
 
 
 def _agent(row: asyncpg.Record) -> Agent:
+    fault = row["endpoint_disabled_reason"]
     return Agent(
         id=str(row["id"]),
         name=row["name"],
@@ -216,6 +263,14 @@ def _agent(row: asyncpg.Record) -> Agent:
         drains_until_ms=_milliseconds(row["drains_until"]),
         previous_secret=row["previous_secret"] or "",
         previous_secret_until_ms=_milliseconds(row["previous_secret_until"]),
+        endpoint_since_ms=_milliseconds(row["endpoint_since"]),
+        endpoint_fault=None if fault is None else EndpointFault(fault),
+        endpoint_disabled_ms=_milliseconds(row["endpoint_disabled_at"]),
+        endpoint_failing_ms=_milliseconds(row["endpoint_failing_since"]),
+        endpoint_warned=row["endpoint_warned"],
+        max_pushes_per_second=row["max_pushes_per_second"],
+        inbox_messages_max=row["inbox_messages_max"],
+        inbox_bytes_max=row["inbox_bytes_max"],
         heartbeat_ms=_milliseconds(row["heartbeat_at"]),
         created_ms=to_ms(row["created_at"]),
         updated_ms=to_ms(row["updated_at"]),

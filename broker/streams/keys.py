@@ -21,6 +21,8 @@ PRESENCE_CHANGES: Final = "ab:presence"
 """Channel: agents that came online, went away or are gone."""
 SESSIONS: Final = "ab:sessions"
 """Channel: id of an agent that has just opened a live session elsewhere than it had one."""
+BARRIERS: Final = "ab:barriers"
+"""Hash of what routers have found to be stopped: full inboxes, pairs of agents that loop; and a version."""
 NATIVE_GROUP: Final = "agent"
 """Consumer group of an agent that reads its mailboxes natively."""
 CONTACTS_CHANGED: Final = "ab:contacts"
@@ -32,6 +34,16 @@ REVOKED: Final = "ab:revoked"
 def notify(gateway_id: str) -> str:
     """Return the channel on which one gateway hears of the messages it waits for."""
     return f"ab:notify:{gateway_id}"
+
+
+def one_way(sender: str, recipient: str) -> str:
+    """Return the moments of the last messages of one direction between two agents that may be looping."""
+    return f"ab:way:{sender}:{recipient}"
+
+
+def root_count(root_id: str) -> str:
+    """Return how many messages routers have told each other of that go back to one root."""
+    return f"ab:root:{root_id}"
 
 
 def processes(trade: str) -> str:
@@ -49,6 +61,7 @@ class Keys:
         "doorbell",
         "due",
         "expiry",
+        "failing",
         "ingress",
         "later",
         "later_messages",
@@ -56,6 +69,7 @@ class Keys:
         "parked",
         "presence",
         "shard",
+        "verdicts",
     )
 
     def __init__(self, shard: int) -> None:
@@ -67,6 +81,8 @@ class Keys:
         self.doorbell = prefix + "doorbell"
         self.due = prefix + "due"
         self.expiry = prefix + "expiry"
+        self.failing = prefix + "failing"
+        self.verdicts = prefix + "verdicts"
         self.later = prefix + "later"
         self.later_messages = prefix + "later:messages"
         self.chosen = prefix + "chosen"

@@ -76,7 +76,12 @@ SESSION_ENDS: Final = (
     *("left", "taken_over", "revoked", "has_endpoint", "agent_gone", "draining", "stalled", "failed"),
 )
 ACKNOWLEDGED_AS: Final = ("delivered", "processed", "failed")
-REFUSALS: Final = ("not_a_contact", "closed", "rate_limited", "store_away")
+REFUSALS: Final = (
+    *("not_a_contact", "closed", "rate_limited", "store_away"),
+    *("inbox_full", "loop", "killed", "overloaded", "key_rate", "pair_rate"),
+)
+STOPS: Final = ("inbox_full", "loop", "root_limit", "killed")
+LOOP_SIGNS: Final = ("repeat", "alternation")
 PRESENCE_STATES: Final = ("online", "away", "gone")
 
 # --- messages -------------------------------------------------------------------------------------
@@ -94,7 +99,20 @@ PUBLISHED: Final = Counter(
     "published_messages", "Messages accepted, by how they came in.", {"door": PUBLISH_DOORS}
 )
 REFUSED: Final = Counter(
-    "refused_messages", "Messages that their recipient does not take from their sender.", {"reason": REFUSALS}
+    "refused_messages", "Messages that were not taken from their sender.", {"reason": REFUSALS}
+)
+
+STOPPED: Final = Counter(
+    "stopped_messages", "Messages that routers ended instead of passing them on.", {"reason": STOPS}
+)
+TRIPS: Final = Counter("loop_events", "Pairs of agents that were found looping.", {"sign": LOOP_SIGNS})
+BARRIERS: Final = Gauge(
+    "barriers_held",
+    "What this process knows to be stopped: full inboxes, looping pairs, kill switches.",
+    {"kind": ("inbox", "trip", "switch")},
+)
+SHEDDING: Final = Gauge(
+    "shedding_stores", "1 while this gateway refuses to publish because Redis runs out of memory."
 )
 
 # --- delivery -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from broker.core.breaker import OPEN_MS_MAX, OPEN_MS_MIN, PROBE_LOST_MS, Breaker, BreakerState
 
 NOW = 1_800_000_000_000
+TOTAL_MS = 15_000
 
 
 def opened(at_ms: int = NOW) -> Breaker:
@@ -39,7 +40,7 @@ def test_it_opens_after_five_in_a_row_or_half_of_twenty(
     breaker = Breaker()
     for number, result in enumerate(results):
         now = NOW + number * every_ms
-        breaker.sent(now)
+        breaker.sent(now, within_ms=TOTAL_MS)
         (breaker.failed if result == "x" else breaker.succeeded)(now)
         if breaker.state is BreakerState.OPEN:
             break
@@ -60,11 +61,11 @@ def test_open_time_grows_with_every_failed_probe_and_starts_anew_after_a_success
         assert not breaker.may_send(breaker.retry_at_ms - 1)
         now = breaker.retry_at_ms
         assert breaker.may_send(now)
-        breaker.sent(now)
+        breaker.sent(now, within_ms=TOTAL_MS)
         breaker.failed(now)
     assert open_times == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]
     now = breaker.retry_at_ms
-    breaker.sent(now)
+    breaker.sent(now, within_ms=TOTAL_MS)
     breaker.succeeded(now)
     assert breaker.state is BreakerState.CLOSED
     assert breaker.may_send(now)
@@ -76,11 +77,21 @@ def test_open_time_grows_with_every_failed_probe_and_starts_anew_after_a_success
 def test_only_one_probe_is_out_and_a_lost_one_does_not_lock() -> None:
     breaker = opened()
     now = breaker.retry_at_ms
-    breaker.sent(now)
+    breaker.sent(now, within_ms=TOTAL_MS)
     assert breaker.state is BreakerState.HALF_OPEN
     assert not breaker.may_send(now)
-    assert not breaker.may_send(now + PROBE_LOST_MS - 1)
-    assert breaker.may_send(now + PROBE_LOST_MS)
+    assert not breaker.may_send(now + TOTAL_MS + PROBE_LOST_MS - 1)
+    assert breaker.may_send(now + TOTAL_MS + PROBE_LOST_MS)
+
+
+def test_one_known_to_have_failed_gets_a_probe_and_no_more() -> None:
+    breaker = Breaker()
+    breaker.distrust(NOW)
+    assert breaker.may_send(NOW)
+    breaker.sent(NOW, within_ms=TOTAL_MS)
+    assert not breaker.may_send(NOW + TOTAL_MS)
+    breaker.failed(NOW + TOTAL_MS)
+    assert breaker.retry_at_ms == NOW + TOTAL_MS + 2 * OPEN_MS_MIN
 
 
 def test_late_results_of_earlier_requests_change_nothing_while_open() -> None:
@@ -96,8 +107,9 @@ def test_scale_shrinks_all_times() -> None:
     for _ in range(5):
         breaker.failed(NOW)
     assert breaker.retry_at_ms == NOW + 50
-    breaker.sent(NOW + 50)
-    assert breaker.retry_at_ms == NOW + 50 + 200
+    breaker.sent(NOW + 50, within_ms=TOTAL_MS)
+    breaker.failed(NOW + 60)
+    assert breaker.retry_at_ms == NOW + 60 + 100
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -120,7 +132,7 @@ class AnyHistory(RuleBasedStateMachine):
             return
         if self.breaker.state is not BreakerState.CLOSED:
             self.probes.append(self.now)
-        self.breaker.sent(self.now)
+        self.breaker.sent(self.now, within_ms=TOTAL_MS)
         self.out += 1
 
     @rule(count=st.integers(1, 12), succeeds=st.booleans())
@@ -143,7 +155,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def one_probe_at_a_time(self) -> None:
         assert all(
-            later - earlier >= PROBE_LOST_MS
+            later - earlier >= TOTAL_MS + PROBE_LOST_MS
             for earlier, later in zip(self.probes, self.probes[1:], strict=False)
         )
 

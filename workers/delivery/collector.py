@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from broker.streams.connection import Connection, Reply
-from broker.streams.keys import Keys
+from broker.streams.keys import Keys, mailbox_owner
 from broker.streams.scripts import PUT_BACK, TAKE_DUE
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
@@ -20,7 +20,7 @@ from schema.limits import (
     COLLECT_MAILBOXES_MAX,
     DUE_BATCH_MAX,
 )
-from workers.delivery.items import Item, Mailbox, item_of
+from workers.delivery.items import Item, Mailbox, item_of, unreadable
 from workers.delivery.mailroom import Mailroom
 
 UNDER_WAY: Final = 9_000_000_000_000_000
@@ -43,11 +43,13 @@ class Collector:
         room: Mailroom,
         *,
         hold: Callable[[Item, int], None],
+        set_aside: Callable[[Item, str, int], None],
         now_ms: Callable[[], int],
         on_error: Callable[[BrokerError], None],
     ) -> None:
         self._connection = connection
         self._hold = hold
+        self._set_aside = set_aside
         self._now_ms = now_ms
         self._on_error = on_error
         self._keys = keys
@@ -131,14 +133,28 @@ class Collector:
             else:
                 self._room.wake(f"{key}|{entry}")
                 self._room.retrying.add(f"{key}|{entry}")
-                item = _item(mailbox, entries[0])
-                item.attempts, item.due_taken, item.announced = int(attempts), True, True
-                items.append(item)
+                item = self._read(mailbox, entries[0], now_ms, attempts=int(attempts))
+                if item is not None:
+                    items.append(item)
         if gone:
             # Finished elsewhere meanwhile (cancelled, or its agent said so): nothing is owed any more.
             await self._connection.send("ZREM", self._keys.due, *gone)
         await self._put_back(homeless, owner, due_ms=now_ms + HOMELESS_MS)
         return items, freed
+
+    async def hasten(self, agents: set[str], owner: str) -> None:
+        """Let all retries of these agents be due now. Nothing may be taken meanwhile: it looks at all that
+        wait, in pages, which is dear and rare. Raises: Fenced, StreamsUnavailable."""
+        found: list[bytes] = []
+        cursor: str | bytes = "0"
+        while True:
+            cursor, page = await self._connection.send("ZSCAN", self._keys.due, cursor, "COUNT", _PAGE)
+            for member, score in zip(page[::2], page[1::2], strict=True):
+                if float(score) < UNDER_WAY and mailbox_owner(member.decode().split("|")[0])[0] in agents:
+                    found.append(member)
+            if cursor == b"0":
+                break
+        await self._put_back(found, owner, due_ms=0)
 
     def give_back(self, members: list[str], owner: str, *, due_ms: int) -> None:
         """Let retries that were taken wait again."""
@@ -191,15 +207,31 @@ class Collector:
         for entry in reply:
             mailbox.cursor = entry[0].decode()
             if not self._room.is_spoken_for(f"{mailbox.key}|{mailbox.cursor}"):
-                self._hold(_item(mailbox, entry), now_ms)
+                item = self._read(mailbox, entry, now_ms)
+                if item is not None:
+                    self._hold(item, now_ms)
         if len(reply) == count or mailbox.again:
             self._room.fall_behind(mailbox)
         else:
             self._room.catch_up(mailbox)
         on_collected(mailbox)
 
-
-def _item(mailbox: Mailbox, entry: Reply) -> Item:
-    fields = entry[1]
-    waiter = fields[3].decode() if len(fields) > 3 else ""
-    return item_of(mailbox, entry[0].decode(), decode_stored_envelope(fields[1]), fields[1], waiter)
+    def _read(
+        self, mailbox: Mailbox, entry: Reply, now_ms: int, *, attempts: int | None = None
+    ) -> Item | None:
+        """Return the item of an entry that was read, `attempts` of a retry; None for one that is no message:
+        it is set aside, or it would be met again and again by every owner."""
+        entry_id, fields = entry[0].decode(), entry[1]
+        try:
+            waiter = fields[3].decode() if len(fields) > 3 else ""
+            item = item_of(mailbox, entry_id, decode_stored_envelope(fields[1]), fields[1], waiter)
+        except Exception as error:  # whatever somebody has written there
+            item = unreadable(mailbox, entry_id, b" ".join(fields))
+            if attempts is not None:
+                item.attempts, item.due_taken = attempts, True
+            mailbox.held += 1
+            self._set_aside(item, f"no message lies there: {type(error).__name__}", now_ms)
+            return None
+        if attempts is not None:
+            item.attempts, item.due_taken, item.announced = attempts, True, True
+        return item

@@ -27,8 +27,10 @@ from schema.message import Envelope, Lane
 from workers.delivery.announcing import Announcer
 from workers.delivery.collector import Collector
 from workers.delivery.dispatch import DeliveryRules, Dispatch
+from workers.delivery.endpoint import Endpoint
+from workers.delivery.health import Health
 from workers.delivery.items import Mailbox, item_of
-from workers.delivery.mailroom import Mailroom
+from workers.delivery.mailroom import Mailroom, is_fresh
 from workers.delivery.newcomers import Newcomers
 from workers.delivery.outcome import announced
 from workers.delivery.replies import Replies
@@ -70,6 +72,7 @@ class Delivery:
             find_agent=find_agent,
             make_breaker=partial(Breaker, scale=rules.scale),
             now_ms=clock.now_ms,
+            gives=rules.allowance,
         )
         self._settler = Settler(
             connection, keys, owner=self._owner, on_settled=self.room.settled, on_error=self.fail
@@ -87,11 +90,20 @@ class Delivery:
             on_room=self.collect,
             on_retry=self._expect_retry,
         )
+        self.health = self.dispatch.health = Health(
+            connection,
+            keys,
+            self.room,
+            disable_after_ms=rules.disable_after_ms,
+            on_disabled=self._disabled,
+            on_error=self.fail,
+        )
         self.collector = Collector(
             connection,
             keys,
             self.room,
             hold=self.dispatch.hold,
+            set_aside=self._settler.set_aside,
             now_ms=clock.now_ms,
             on_error=self.fail,
         )
@@ -102,6 +114,7 @@ class Delivery:
 
     async def run(self) -> None:
         """Take over the shard and serve it until cancelled or failed. Raises: BrokerError."""
+        await self.health.load()
         await self.collector.take_over(self._owner())
         self.is_ready = True
         self.collect()
@@ -237,6 +250,7 @@ class Delivery:
             now_ms = self._clock.now_ms()
             self.collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:
+            self.health.departed(agent_id)
             return  # the keeper returns what lies in its mailboxes to the senders
         if agent.endpoint is None:
             # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
@@ -248,8 +262,24 @@ class Delivery:
             keys = [self._keys.mailbox(agent_id, lane) for lane in Lane]
             self.newcomers.look(keys, now_ms=self._clock.now_ms())
         else:
-            self.room.update(endpoint, agent)
+            self._change(endpoint, agent)
+
+    def _change(self, endpoint: Endpoint, agent: Agent) -> None:
+        if is_fresh(agent, endpoint.agent):
+            self.health.changed(endpoint)
+        disabled = endpoint.fault is None and agent.endpoint_fault is not None
+        self.room.update(endpoint, agent)
+        if disabled:
+            self._disabled(endpoint)
+        else:
             self.dispatch.pump(endpoint, self._clock.now_ms())
+
+    def _disabled(self, endpoint: Endpoint) -> None:
+        """End what waits for an endpoint nothing is pushed to any more: what is queued now, what lies behind
+        it as it is read, and retries as if they were due."""
+        self.room.trust(endpoint)
+        self._rounds.hasten(endpoint.agent.id)
+        self.dispatch.pump(endpoint, self._clock.now_ms())
 
     def _found(self, keys: Sequence[str], again: bool) -> None:
         """Serve what was found of an agent with a new endpoint; by then some of it may be served already."""

@@ -15,11 +15,13 @@ from msgspec import UNSET, Struct
 
 from broker.core.breaker import BreakerState
 from broker.streams.clock import ServerClock
+from broker.telemetry import logs
 from broker.transport.client import Answer, Deadlines, Failure, PushClient
-from schema.limits import SHARD_IN_FLIGHT_MAX
+from schema.limits import ATTEMPT_OWN_MS_MAX, ENDPOINT_DISABLE_AFTER_MS, SHARD_IN_FLIGHT_MAX
 from schema.message import Reason, Status
 from workers.delivery.announcing import Announcer
-from workers.delivery.endpoint import Endpoint
+from workers.delivery.endpoint import ALLOWANCE, Allowance, Endpoint
+from workers.delivery.health import Health
 from workers.delivery.items import Item
 from workers.delivery.mailroom import Mailroom
 from workers.delivery.outcome import Outcome, conclude, finished
@@ -29,13 +31,18 @@ from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.troubled import Troubled
 
-TIMEOUT_S_MAX: Final = 300.0
+TIMEOUT_S_MIN: Final = 1.0
+"""Shorter than this a message may not ask for: it would only fail."""
 
 
 class DeliveryRules(Struct, frozen=True):
-    """What the deployment sets. `scale` shrinks retry and breaker times (tests)."""
+    """What the deployment sets. `scale` shrinks retry and breaker times (tests). `own_total_ms_max`: the
+    longest deadline a message may ask for."""
 
     deadlines: Deadlines
+    allowance: Allowance = ALLOWANCE
+    own_total_ms_max: int = ATTEMPT_OWN_MS_MAX
+    disable_after_ms: int = ENDPOINT_DISABLE_AFTER_MS
     quota: int = SHARD_IN_FLIGHT_MAX
     scale: float = 1.0
 
@@ -80,6 +87,8 @@ class Dispatch:
         self._replying = 0
         """Answers that carry a reply which is not published yet; they are settled after it."""
         self._closed = False
+        self.health: Health
+        """Who hears of endpoints that fail; set by whoever makes both."""
 
     # --- in and out -----------------------------------------------------------------------------------
 
@@ -91,6 +100,7 @@ class Dispatch:
             or endpoint.in_flight >= endpoint.limit
             or self.in_flight >= self._quota
             or endpoint.breaker.state is not BreakerState.CLOSED
+            or endpoint.pace is not None
             or self.stopping
         ):
             self.hold(item, now_ms)
@@ -153,16 +163,27 @@ class Dispatch:
                     endpoint.ready = True
                     self._ready.append(endpoint)
                 return
-            breaker = endpoint.breaker
-            if breaker.state is not BreakerState.CLOSED and not breaker.may_send(now_ms):
-                self._troubled.put(endpoint)
+            if endpoint.target is not None and not self._may_post(endpoint, now_ms):
                 return
             item = self._room.next_item(endpoint)
             assert item is not None
             self._post(endpoint, item, now_ms)
 
+    def _may_post(self, endpoint: Endpoint, now_ms: int) -> bool:
+        """Ask breaker and pace; where they refuse, the endpoint waits among the troubled."""
+        breaker = endpoint.breaker
+        # One probe at a time, and none beside requests from before the breaker opened.
+        if breaker.state is not BreakerState.CLOSED and (endpoint.in_flight or not breaker.may_send(now_ms)):
+            self._troubled.put(endpoint, breaker.retry_at_ms)
+            return False
+        pace = endpoint.pace
+        if pace is not None and not pace.take(now_ms):
+            self._troubled.put(endpoint, pace.ready_ms(now_ms))
+            return False
+        return True
+
     def probe(self, now_ms: int) -> None:
-        """Post to endpoints whose breaker lets a request through again."""
+        """Post to endpoints whose breaker, or pace, lets a request through again."""
         for endpoint in self._troubled.due(now_ms):
             self.pump(endpoint, now_ms)
 
@@ -172,16 +193,22 @@ class Dispatch:
             return
         target = endpoint.target
         if target is None:
-            self.finish(item, Status.FAILED, Reason.ENDPOINT_INVALID, now_ms)
+            self.finish(item, Status.FAILED, endpoint.refusal, now_ms)
             return
+        try:
+            head = endpoint.head(item, now_s=now_ms // 1000)
+        except (
+            Exception
+        ) as error:  # a fault of ours met on one message must not stop the shard, again and again
+            self._bury(item, error, now_ms)
+            return
+        deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
         if endpoint.breaker.state is not BreakerState.CLOSED:
-            endpoint.breaker.sent(now_ms)
+            endpoint.breaker.sent(now_ms, within_ms=deadlines.total_ms)
         endpoint.in_flight += 1
         self.in_flight += 1
         item.in_flight = True
         item.started_ms = now_ms
-        head = endpoint.head(item, now_s=now_ms // 1000)
-        deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
         self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
 
     def _answered(self, item: Item, result: Answer | Failure) -> None:
@@ -192,14 +219,19 @@ class Dispatch:
         if self._closed:
             return
         now_ms = self._clock.now_ms()
-        event = plain_event(item, result, now_ms=now_ms) if type(result) is Answer else None
-        if event is None:
-            self._conclude(endpoint, item, result, now_ms)
-        else:
-            endpoint.breaker.succeeded(now_ms)
-            self._stats.delivered(item, result.duration_ms, now_ms)
-            self._settler.finish_written(item, event)
-            item.announced = True
+        try:
+            event = plain_event(item, result, now_ms=now_ms) if type(result) is Answer else None
+            if event is None:
+                self._conclude(endpoint, item, result, now_ms)
+            else:
+                endpoint.breaker.succeeded(now_ms)
+                if endpoint.is_failing:
+                    self._note_recovery(endpoint, now_ms)
+                self._stats.delivered(item, result.duration_ms, now_ms)
+                self._settler.finish_written(item, event)
+                item.announced = True
+        except Exception as error:  # as where it is posted: it must come to its end, and only once
+            self._bury(item, error, now_ms)
         if endpoint.queued:
             self.pump(endpoint, now_ms)
         if self._room.hungry:
@@ -224,18 +256,37 @@ class Dispatch:
         outcome = conclude(
             item, result, agent=endpoint.agent, now_ms=now_ms, chance=random.random(), scale=self._rules.scale
         )
-        if outcome.healthy is False:
-            endpoint.breaker.failed(now_ms)
-            if endpoint.breaker.state is BreakerState.OPEN:
-                self._room.shed(endpoint)
+        if outcome.is_gone:
+            self.health.gone(endpoint, now_ms)
+        elif outcome.healthy is False:
+            if endpoint.target is not None:
+                self._note_failure(endpoint, outcome, now_ms)
         elif outcome.healthy:
             endpoint.breaker.succeeded(now_ms)
+            if endpoint.is_failing:
+                self._note_recovery(endpoint, now_ms)
         self._stats.attempted(item, outcome, now_ms)
         if outcome.reply is not UNSET and item.sender is not None:
             self._replying += 1
             self._replies.send(item, outcome, then=partial(self._replied, item, outcome))
         else:
             self._settle(item, outcome)
+
+    def _note_failure(self, endpoint: Endpoint, outcome: Outcome, now_ms: int) -> None:
+        endpoint.breaker.failed(now_ms)
+        if endpoint.breaker.state is BreakerState.OPEN:
+            self._room.shed(endpoint)
+            self.health.failed(endpoint, now_ms, what=outcome.label)
+
+    def _note_recovery(self, endpoint: Endpoint, now_ms: int) -> None:
+        # A late success of a request from before the breaker opened leaves it open; the next probe will tell.
+        if endpoint.breaker.state is BreakerState.CLOSED:
+            self.health.recovered(endpoint, now_ms)
+
+    def _bury(self, item: Item, error: Exception, now_ms: int) -> None:
+        """End a message on which our own code fails."""
+        logs.error("delivery.message_broken", message_id=item.id, error=error)
+        self.finish(item, Status.FAILED, Reason.POISON, now_ms)
 
     def _replied(self, item: Item, outcome: Outcome) -> None:
         self._replying -= 1
@@ -261,7 +312,8 @@ class Dispatch:
         """Return deadlines with the message's own total, within the deployment's bounds."""
         assert item.options.timeout is not None
         rules = self._rules.deadlines
-        total_ms = int(min(max(item.options.timeout, 1.0), TIMEOUT_S_MAX) * 1000)
+        asked_ms = max(item.options.timeout, TIMEOUT_S_MIN) * 1000
+        total_ms = int(min(asked_ms, self._rules.own_total_ms_max))
         return Deadlines(
             total_ms=total_ms,
             connect_ms=rules.connect_ms,

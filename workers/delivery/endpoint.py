@@ -3,13 +3,17 @@
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+
 from broker.core.breaker import Breaker
+from broker.core.pace import Pace
 from broker.transport.client import Target
 from broker.transport.endpoint import parse_endpoint
 from broker.transport.signature import Signer
-from schema.agent import Agent
+from schema.agent import Agent, EndpointFault
 from schema.errors import Rejected
-from schema.message import LANES, Lane
+from schema.limits import ENDPOINT_IN_FLIGHT_MAX
+from schema.message import LANES, Lane, Reason
 from workers.delivery.items import Item, Mailbox
 
 USER_AGENT: Final = "agent-broker/0.1"
@@ -21,20 +25,34 @@ _parse: Final = lru_cache(maxsize=4_096)(parse_endpoint)
 """Books are opened anew where messages come now and then; a URL costs 40 us to read."""
 
 
+class Allowance(Struct, frozen=True):
+    """What an endpoint gets that has no numbers of its own. `pushes_per_second` 0: no limit."""
+
+    concurrency: int = ENDPOINT_IN_FLIGHT_MAX
+    pushes_per_second: int = 0
+
+
+ALLOWANCE: Final = Allowance()
+
+
 class Endpoint:
     """The state of one endpoint in the memory of its delivery owner."""
 
     __slots__ = (
         "_former",
         "_former_until_s",
+        "_gives",
         "_head",
         "_picks",
         "_signer",
         "agent",
         "breaker",
+        "fault",
         "heard_ms",
         "in_flight",
+        "is_failing",
         "mailboxes",
+        "pace",
         "queued",
         "ready",
         "target",
@@ -42,8 +60,12 @@ class Endpoint:
         "waits_until_ms",
     )
 
-    def __init__(self, agent: Agent, breaker: Breaker) -> None:
+    def __init__(self, agent: Agent, breaker: Breaker, gives: Allowance = ALLOWANCE) -> None:
         self.breaker = breaker
+        self.pace: Pace | None = None
+        self.is_failing = False
+        """Whether its breaker has opened since it last answered."""
+        self._gives = gives
         self.mailboxes: dict[Lane, Mailbox] = {}
         self.in_flight = 0
         self.queued = 0
@@ -61,11 +83,15 @@ class Endpoint:
         """Take over what changed in the agent's record; without usable endpoint and secret: no target."""
         self.agent = agent
         self.target: Target | None = None
-        if agent.endpoint is None:
+        self.fault: EndpointFault | None = agent.endpoint_fault
+        rate = agent.max_pushes_per_second or self._gives.pushes_per_second
+        if rate != (0 if self.pace is None else self.pace.rate):
+            self.pace = Pace(rate) if rate else None
+        if agent.endpoint is None or self.fault is not None:
             return
         try:
             self._signer = Signer(agent.signing_secret)
-            self._former = Signer(agent.previous_secret) if agent.previous_secret else None
+            self._former = _former(agent.previous_secret)
             self._former_until_s = agent.previous_secret_until_ms // 1000
             self.target = _parse(agent.endpoint)
         except Rejected:
@@ -81,7 +107,16 @@ class Endpoint:
         """Requests it may have in flight. Where order is kept, a retry that waits holds the rest."""
         if self.agent.ordered:
             return 0 if self.waiting else 1
-        return self.agent.concurrency
+        return self.agent.concurrency or self._gives.concurrency
+
+    @property
+    def refusal(self) -> Reason:
+        """Why nothing can be posted, where it has no target."""
+        return Reason.ENDPOINT_INVALID if self.fault is None else self.fault.refusal
+
+    def disable(self, fault: EndpointFault) -> None:
+        """Post nothing more, until the agent's record says otherwise."""
+        self.fault, self.target = fault, None
 
     @property
     def outstanding(self) -> int:

@@ -17,6 +17,7 @@ from schema.ledger import Event, EventKind
 from schema.message import Reason, Status
 from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
+from workers.delivery.outcome import quarantined
 
 BATCH_MAX: Final = 128
 
@@ -69,14 +70,20 @@ class Expiry:
             *(key for key, _ in places),
         ]
         arguments: list[str | bytes] = [owner]
-        for (_, entry), entries in zip(places, found, strict=True):
+        for (key, entry), entries in zip(places, found, strict=True):
             # One that is gone already gets no event; the script only takes it off the list.
-            arguments += (entry, _event(entries[0], now_ms) if entries else b"")
+            arguments += (entry, _event(key, entries[0], now_ms) if entries else b"")
         await self._connection.evaluate(EXPIRE, keys, *arguments)
 
 
-def _event(entry: Reply, now_ms: int) -> bytes:
-    envelope = decode_stored_envelope(entry[1][1])
+def _event(stream: str, entry: Reply, now_ms: int) -> bytes:
+    """Return the event of an entry whose time has come; of one that is no message, what keeps its bytes."""
+    try:
+        envelope = decode_stored_envelope(entry[1][1])
+    except Exception as error:  # whatever somebody has written there must not stop the others
+        detail = f"no message lies there: {type(error).__name__}"
+        raw = b" ".join(entry[1])
+        return encode(quarantined(stream, entry[0].decode(), raw, detail=detail, now_ms=now_ms))
     to = envelope.to_agent_id
     return encode(
         Event(

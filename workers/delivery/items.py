@@ -86,6 +86,11 @@ def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, wai
     )
 
 
+def unreadable(mailbox: "Mailbox", entry: str, raw: bytes) -> Item:
+    """Return what stands for an entry that is no message until it is set aside."""
+    return Item(mailbox, entry, entry, raw, "", entry, 0, 0, None, [], NO_OPTIONS, None, None, 0)
+
+
 class Mailbox:
     """One lane of one agent, as the delivery owner knows it."""
 

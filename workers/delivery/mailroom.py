@@ -10,6 +10,7 @@ from typing import Final
 from broker.core.breaker import Breaker, BreakerState
 from broker.streams.keys import Keys, mailbox_owner
 from schema.agent import Agent
+from schema.health import Failing
 from schema.limits import (
     MAILBOX_QUEUED_FULL,
     MAILBOX_QUEUED_MAX,
@@ -17,7 +18,7 @@ from schema.limits import (
     SHARD_QUEUED_MAX,
 )
 from schema.message import Lane
-from workers.delivery.endpoint import Endpoint
+from workers.delivery.endpoint import ALLOWANCE, Allowance, Endpoint
 from workers.delivery.items import Item, Mailbox
 
 VACATE_AFTER_MS: Final = 3_000
@@ -36,11 +37,15 @@ class Mailroom:
         find_agent: Callable[[str], Agent | None],
         make_breaker: Callable[[], Breaker],
         now_ms: Callable[[], int],
+        gives: Allowance = ALLOWANCE,
     ) -> None:
         self._keys = keys
         self._find_agent = find_agent
         self._make_breaker = make_breaker
         self._now_ms = now_ms
+        self._gives = gives
+        self.failing: dict[str, Failing] = {}
+        """What is remembered of endpoints that fail, by agent; `health` writes it."""
         self.endpoints: dict[str, Endpoint] = {}
         self.mailboxes: dict[str, Mailbox] = {}
         self.waiting: dict[str, Mailbox | None] = {}
@@ -66,12 +71,26 @@ class Mailroom:
         if agent is None or not agent.is_pushed_to:
             return None
         if endpoint is None:
-            endpoint = self.endpoints[agent_id] = Endpoint(agent, self._make_breaker())
+            endpoint = self.endpoints[agent_id] = self._endpoint_of(agent)
         mailbox = Mailbox(endpoint, self._keys.mailbox(agent_id, lane), lane)
         endpoint.mailboxes[lane] = self.mailboxes[mailbox.key] = mailbox
         # Should nothing ever lie in it (a duplicate was routed there), it is vacated like any other.
         self._note_idle(mailbox)
         return mailbox
+
+    def _endpoint_of(self, agent: Agent) -> Endpoint:
+        endpoint = Endpoint(agent, self._make_breaker(), self._gives)
+        failing = self.failing.get(agent.id)
+        if failing is not None and failing.endpoint_since_ms == agent.endpoint_since_ms:
+            endpoint.is_failing = True
+            endpoint.breaker.distrust(self._now_ms())
+        return endpoint
+
+    @property
+    def breakers_open(self) -> int:
+        """Endpoints that get nothing, or a probe, at the moment."""
+        closed = BreakerState.CLOSED
+        return sum(endpoint.breaker.state is not closed for endpoint in self.endpoints.values())
 
     def mailbox_at(self, key: str) -> Mailbox | None:
         """Return the mailbox of a key, opening the books for it; None for an agent nothing is pushed to."""
@@ -179,9 +198,13 @@ class Mailroom:
     def update(self, endpoint: Endpoint, agent: Agent) -> None:
         """Take over what changed in an agent's record. At another address it begins anew: what was learnt of
         the former one, and how long to leave that alone, says nothing about this."""
-        if agent.endpoint != endpoint.agent.endpoint:
-            endpoint.breaker = self._make_breaker()
+        if is_fresh(agent, endpoint.agent) or agent.endpoint_fault is not None:
+            self.trust(endpoint)
         endpoint.update(agent)
+
+    def trust(self, endpoint: Endpoint) -> None:
+        """Begin anew with an endpoint; one that is disabled has nothing to be spared."""
+        endpoint.breaker = self._make_breaker()
 
     def abandon(self, endpoint: Endpoint) -> list[str]:
         """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull. Return
@@ -263,3 +286,8 @@ class Mailroom:
     def _note_idle(self, mailbox: Mailbox) -> None:
         mailbox.idle_since_ms = self._now_ms()
         self._idle.append((mailbox.idle_since_ms, mailbox.key))
+
+
+def is_fresh(agent: Agent, before: Agent) -> bool:
+    """Tell whether an agent has another endpoint than before, or the same one that is to be tried again."""
+    return (agent.endpoint, agent.endpoint_since_ms) != (before.endpoint, before.endpoint_since_ms)

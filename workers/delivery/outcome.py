@@ -1,16 +1,18 @@
 """What follows from the result of one attempt. Pure: time and chance come in as arguments."""
 
+from base64 import b64encode
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from broker.core.retry import Decision, Verdict, classify, next_attempt, retry_after_ms
+from broker.telemetry import logs, metrics
 from broker.transport.client import Answer, Failure, FailureKind
 from schema.agent import Agent
 from schema.delivery import Attempt, AttemptStatus
 from schema.ledger import Event, EventKind
-from schema.limits import RESPONSE_KEPT_BYTES_MAX
+from schema.limits import QUARANTINED_BYTES_MAX, RESPONSE_KEPT_BYTES_MAX
 from schema.message import Reason, Status
 from workers.delivery.items import Item
 
@@ -19,13 +21,15 @@ RESULT_OK: Final = "ok"
 
 class Outcome(Struct):
     """`event` for the ledger; `due_ms` when it is tried again (None: it is finished); `healthy`: what the
-    breaker learns (None: nothing); `reply`: content to send back to the sender; `label` for metrics."""
+    breaker learns (None: nothing); `is_gone`: the endpoint answered 410; `reply`: content to send back to the
+    sender; `label` for metrics."""
 
     event: Event
     due_ms: int | None
     healthy: bool | None
     label: str
     reply: Raw | UnsetType = UNSET
+    is_gone: bool = False
 
 
 class _AgentAnswer(Struct):
@@ -66,7 +70,9 @@ def conclude(
         scale=scale,
     )
     attempt = _attempt(item, result, number)
-    return Outcome(_failed_event(item, decision, attempt, now_ms), decision.deliver_again_ms, healthy, label)
+    event = _failed_event(item, decision, attempt, now_ms)
+    is_gone = verdict is Verdict.GONE
+    return Outcome(event, decision.deliver_again_ms, healthy, label, is_gone=is_gone)
 
 
 def finished(item: Item, status: Status, reason: Reason, *, now_ms: int) -> Event:
@@ -77,6 +83,21 @@ def finished(item: Item, status: Status, reason: Reason, *, now_ms: int) -> Even
 def announced(item: Item, *, now_ms: int) -> Event:
     """Return the event that tells the record of an item that is not settled yet."""
     return _event(item, EventKind.ROUTED, Status.PENDING, now_ms)
+
+
+def quarantined(mailbox: str, entry: str, raw: bytes, *, detail: str, now_ms: int) -> Event:
+    """Return the event that keeps the bytes of an entry that is no message."""
+    metrics.QUARANTINED.child().inc()
+    logs.warning("deliver.quarantined", stream=mailbox, entry=entry, detail=detail)
+    return Event(
+        kind=EventKind.QUARANTINED,
+        id=entry,
+        at_ms=now_ms,
+        reason=Reason.MALFORMED.value,
+        detail=detail,
+        raw=b64encode(raw[:QUARANTINED_BYTES_MAX]).decode(),
+        stream=mailbox,
+    )
 
 
 def _delivered(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outcome:

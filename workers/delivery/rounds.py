@@ -45,6 +45,8 @@ class Rounds:
         self._clock = clock
         self._expiry = Expiry(connection, keys, delivery.room)
         self._due_sooner = asyncio.Event()
+        self._hastened: set[str] = set()
+        """Agents whose retries shall not wait for their time."""
         self._ticks = 0
         self._more_vacant = False
 
@@ -59,6 +61,11 @@ class Rounds:
         """Be there when a retry is due."""
         if self._delivery.collector.due_by(due_ms):
             self._due_sooner.set()
+
+    def hasten(self, agent_id: str) -> None:
+        """Let the retries of an agent be due now."""
+        self._hastened.add(agent_id)
+        self._due_sooner.set()
 
     async def _tick(self) -> None:
         delivery = self._delivery
@@ -99,11 +106,16 @@ class Rounds:
                 async with asyncio.timeout(min(DUE_IDLE_S, max(DUE_S_MIN, left_s))):
                     await self._due_sooner.wait()
                 self._due_sooner.clear()
-                continue
+                if not self._hastened:
+                    continue
             except TimeoutError:
                 pass
             if dispatch.stopping:
                 continue
+            if self._hastened:
+                # Here, where nothing is being taken meanwhile: it would be due a second time.
+                hastened, self._hastened = self._hastened, set()
+                await collector.hasten(hastened, self._lease.value)
             items, freed = await collector.take_due(self._lease.value, now_ms=self._clock.now_ms())
             now_ms = self._clock.now_ms()
             for item in items:

@@ -21,6 +21,7 @@ from schema.ledger import Event, Receipt
 from schema.limits import SETTLE_BATCH_MAX
 from schema.message import Status
 from workers.delivery.items import Item
+from workers.delivery.outcome import quarantined
 
 LINGER_S: Final = 0.010
 """Long enough that at 1,000 messages a second several share a call, short against the recorder's own."""
@@ -79,6 +80,12 @@ class Settler:
         """Settle an item that was delivered; its event is written already."""
         self._finish(item)
         self._note(event, item.id, Status.DELIVERED, item.waiter)
+
+    def set_aside(self, item: Item, detail: str, now_ms: int) -> None:
+        """Take an entry that is no message out of its mailbox; the record keeps its bytes."""
+        self._finish(item)
+        event = quarantined(item.mailbox.key, item.entry, item.body, detail=detail, now_ms=now_ms)
+        self._note(encode(event), item.entry, Status.FAILED, "")
 
     def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
         """Plan another attempt; `member` is its name among what waits."""

@@ -1,9 +1,9 @@
-"""Endpoints that have something to send and may not: when each may be tried again.
+"""Endpoints that have something to send and may not yet: when each may.
 
 A heap by that moment, so that a tick costs the endpoints whose time has come and not all that are in trouble:
-a fleet of 100,000 that is away would otherwise take half of a core. A breaker can move its moment in either
-direction. Moved back, the endpoint is handed out too early, which its breaker refuses, and put in anew; moved
-forward, it gets a second place, and the later one no longer counts.
+a fleet of 100,000 that is away would otherwise take half of a core. What holds an endpoint back, its breaker
+or its pace, can move its moment in either direction. Moved back, the endpoint is handed out too early,
+refused, and put in anew; moved forward, it gets a second place, and the later one no longer counts.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,14 @@ from workers.delivery.endpoint import Endpoint
 
 
 class Troubled:
-    """The endpoints of one shard that wait for their breaker."""
+    """The endpoints of one shard that wait for their breaker or their pace."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Endpoint]] = []
         self._order = count()
 
-    def put(self, endpoint: Endpoint) -> None:
-        """Let an endpoint wait until its breaker may send again; it may wait already."""
-        retry_ms = endpoint.breaker.retry_at_ms
+    def put(self, endpoint: Endpoint, retry_ms: int) -> None:
+        """Let an endpoint wait until then; it may wait already."""
         if endpoint.waits_until_ms and endpoint.waits_until_ms <= retry_ms:
             return
         endpoint.waits_until_ms = retry_ms

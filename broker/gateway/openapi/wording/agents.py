@@ -87,6 +87,36 @@ AGENTS: Final[Words] = {
     ),
     "timeout_s": whole("How long it may, when draining.", limits.DRAIN_S_DEFAULT, 0, limits.DRAIN_S_MAX),
     "waiting": count("Messages that wait for it; null where nobody could count them.", 0),
+    "inbox_messages_max": whole(
+        "Messages its inbox may hold; more is refused. Null: as the deployment says, 0: any number. Only an "
+        "operator changes it.",
+        None,
+        0,
+        limits.INBOX_MESSAGES_MAX,
+    ),
+    "inbox_bytes_max": whole("The same in bytes, as Redis holds them.", None, 0, limits.INBOX_BYTES_MAX),
+    "max_pushes_per_second": whole(
+        "Pushes to its endpoint a second at most; null: as the deployment says.",
+        20,
+        1,
+        limits.ENDPOINT_PUSHES_PER_SECOND_MAX,
+    ),
+    "endpoint_status": Word(
+        "`active`; `failing`: nothing but failures for so long that its owner was warned; `disabled`: nothing is "
+        "pushed any more, and messages for it end. Null for an agent that pulls.",
+        "active",
+    ),
+    "AgentPatch.endpoint_status": choice(
+        "`active`: a disabled endpoint is pushed to again. Another `endpoint` does the same.", "active"
+    ),
+    "endpoint_disabled_at": moment("Since when its endpoint is disabled; null: it is not.", None),
+    "endpoint_disabled_reason": Word(
+        "`gone`: it answered 410. `failing`: it did nothing but fail for days. Null: it is not disabled.",
+        None,
+    ),
+    "endpoint_failing_since": moment(
+        "Since when every push has failed, where its owner has been warned of that; else null.", None
+    ),
     "drains_until": moment("Until when a leaving agent may take what waits for it; null: it is not.", None),
     # --- keys ---------------------------------------------------------------------------------------------
     "key_id": Word(
