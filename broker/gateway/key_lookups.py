@@ -10,7 +10,7 @@ from typing import Final
 from broker.store import keys as stored_keys
 from broker.store.keys import StoredKey
 from broker.store.pool import Pool
-from schema.errors import BrokerError
+from broker.streams.owed import owed
 
 UNDER_WAY_MAX: Final = 2
 """Queries at once; what is asked for meanwhile shares the next. Two, so that a slow one holds up less."""
@@ -47,12 +47,7 @@ class KeyLookups:
         self._begin()
 
     async def _look(self, batch: dict[str, asyncio.Future[StoredKey | None]]) -> None:
-        try:
+        with owed(batch.values()):
             found = await stored_keys.find_all(self._pool, list(batch))
-        except BrokerError as error:
-            for answer in batch.values():
-                answer.set_exception(error)
-                answer.exception()  # its caller may have gone away
-        else:
             for key_id, answer in batch.items():
                 answer.set_result(found.get(key_id))

@@ -9,8 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from broker.streams.owed import owed
 from broker.streams.presence import Presence
-from schema.errors import BrokerError
 from schema.ids import shard_of
 
 LINGER_S: Final = 0.005
@@ -54,13 +54,8 @@ class Beats:
         task.add_done_callback(self._tasks.discard)
 
     async def _note(self, batch: dict[str, asyncio.Future[Beat]]) -> None:
-        try:
+        with owed(batch.values()):
             at_ms = await self._presence.now_ms()
             before_ms = await self._presence.renew(batch, at_ms=at_ms)
-        except BrokerError as error:
-            for noted in batch.values():
-                noted.set_exception(error)
-                noted.exception()  # its caller may have gone away
-        else:
             for agent_id, noted in batch.items():
                 noted.set_result(Beat(before_ms.get(agent_id, 0), at_ms))

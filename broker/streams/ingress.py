@@ -16,8 +16,9 @@ from typing import Final
 from broker.streams.connection import Reply
 from broker.streams.keys import Keys
 from broker.streams.link import Link
+from broker.streams.owed import owed
 from schema.codec import encode
-from schema.errors import BrokerError, StreamsUnavailable
+from schema.errors import StreamsUnavailable
 from schema.ids import shard_of
 from schema.limits import MESSAGE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
 from schema.message import Envelope, Lane, lane_of
@@ -55,7 +56,13 @@ class Publisher:
         Raises: StreamsUnavailable (it may or may not have been stored: publish the same id again),
         StreamsFull (it was not).
         """
-        await self._hand_over([envelope], waiter)
+        await self.begin(envelope, waiter=waiter)
+
+    def begin(self, envelope: Envelope, *, waiter: str | None = None) -> asyncio.Future[None]:
+        """Publish one message; the future is done when it is on disk, or has what `publish` raises."""
+        parcel = _Parcel([encode(envelope)], waiter, asyncio.get_running_loop().create_future())
+        self._queue(self._place(envelope)).add(parcel)
+        return parcel.done
 
     async def publish_many(self, envelopes: Iterable[Envelope], *, waiter: str | None = None) -> None:
         """Publish messages together; return when all are on disk. Raises: as `publish`."""
@@ -156,12 +163,13 @@ class _LaneQueue:
                 command += ("m", message)
         if (waiter := batch[0].waiter) is not None:
             command += ("w", waiter)
+        answers = [parcel.done for parcel in batch]
         try:
-            await self._send_until_answered(command)
-        except BrokerError as error:
-            _finish(batch, error)
-        else:
-            _finish(batch, None)
+            with owed(answers):
+                await self._send_until_answered(command)
+                for answer in answers:
+                    if not answer.done():  # else its caller was cancelled
+                        answer.set_result(None)
         finally:
             self._in_flight -= 1
             self._schedule()
@@ -176,16 +184,6 @@ class _LaneQueue:
                     raise
             await asyncio.sleep(BACKOFF_S * 3**attempt)
         raise AssertionError("unreachable")
-
-
-def _finish(batch: list[_Parcel], error: BrokerError | None) -> None:
-    for parcel in batch:
-        if parcel.done.done():  # its caller was cancelled
-            continue
-        if error is None:
-            parcel.done.set_result(None)
-        else:
-            parcel.done.set_exception(error)
 
 
 def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:

@@ -50,3 +50,18 @@ async def test_all_that_ask_hear_that_the_record_is_away() -> None:
     found = await asyncio.gather(*(lookups.find(str(n)) for n in range(5)), return_exceptions=True)
     assert all(isinstance(one, StoreUnavailable) for one in found)
     await pool.aclose()
+
+
+async def test_nobody_waits_for_ever_after_an_error_nobody_thought_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(key_lookups.stored_keys, "find_all", broken)
+    pool = await open_pool("postgresql://127.0.0.1:1/none", application_name="test")
+    lookups = KeyLookups(pool)
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(lookups.find(str(n)) for n in range(5)), return_exceptions=True)
+    assert all(isinstance(one, ZeroDivisionError) for one in found)
+    await pool.aclose()

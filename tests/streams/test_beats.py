@@ -59,3 +59,18 @@ async def test_all_callers_of_a_batch_hear_that_redis_is_away():
     with pytest.raises(StreamsUnavailable):
         await beats.beat(new_id())
     await link.close()
+
+
+async def test_nobody_waits_for_ever_after_an_error_nobody_thought_of(streams_url, monkeypatch):
+    link = Link(streams_url, name="test")
+    presence = Presence(link, shards=1)
+
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(presence, "renew", broken)
+    beats = Beats(presence, shards=1)
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*(beats.beat(new_id()) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(result, ZeroDivisionError) for result in results)
+    await link.close()

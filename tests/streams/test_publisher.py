@@ -167,6 +167,18 @@ async def test_a_full_redis_is_told_at_once(publisher, raw):
     assert len(await ids_in(publisher._link._url)) == 2
 
 
+async def test_nobody_waits_for_ever_after_an_error_nobody_thought_of(publisher, monkeypatch):
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(publisher._link, "get", broken)
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(
+            *(publisher.publish(envelope()) for _ in range(3)), return_exceptions=True
+        )
+    assert all(isinstance(result, ZeroDivisionError) for result in results)
+
+
 async def test_a_cancelled_caller_takes_nobody_with_it(publisher):
     given_up = asyncio.ensure_future(publisher.publish(envelope()))
     kept = asyncio.ensure_future(publisher.publish(envelope()))
