@@ -45,6 +45,10 @@ ENDPOINT_CHARS_MAX: Final = 2_048
 CONCURRENT_JOBS_MAX: Final = 10_000
 SECRET_OVERLAP_MS: Final = 24 * 3600 * 1000
 """Pushes are signed with the former secret as well for this long after its rotation."""
+SECRETS_KEY_CHARS_MIN: Final = 32
+"""Of a key that encrypts secrets, as it stands in the settings: 32 random ones of base64 hold 192 bits."""
+KEYS_KEPT_MS: Final = 30 * 24 * 3600 * 1000
+"""How long keys that were revoked or have expired are still listed; then the keeper deletes them."""
 KEYS_LIVE_MAX: Final = 20
 """Keys of one agent that work. One more is refused (409): revoke one first."""
 KEYS_SHOWN_MAX: Final = 100
@@ -215,13 +219,13 @@ STATISTICS_MINUTES_KEPT_MS: Final = 2 * 3600 * 1000
 REPLAY_MESSAGES_MAX: Final = 100
 """Messages replayed by one call; it says whether there are more."""
 REPLAY_MARGIN_MS: Final = 24 * 3600 * 1000
-"""Messages that the retention drops within this are not replayed: they could not come to their end on record."""
+"""Messages that the retention drops within this are not replayed: they could not end on record."""
 REPLAY_COUNTED_MAX: Final = 100_000
 """Dead letters counted where a bulk replay begins; with more, its progress says "of at least"."""
 
 BOUNCES_PER_WINDOW_MAX: Final = 60
-"""Notes one sender gets of messages that ended badly per window; what ends beyond is counted, and told of in one
-note when the window ends."""
+"""Notes one sender gets of messages that ended badly per window; what ends beyond is counted, and told of in
+one note when the window ends."""
 BOUNCE_WINDOW_MS: Final = 60_000
 
 # --- idempotency ----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from schema.message import Envelope, Reason, Status
 from schema.quick import quick
 from schema.times import from_ms, to_ms
 from workers.delivery.items import Mailbox
+from workers.guard import Guard
 
 CREATED_AHEAD_MS_MAX: Final = 300_000
 CREATED_AGE_MS_MAX: Final = 30 * 24 * 3600 * 1000
@@ -70,16 +71,25 @@ class Placement(Struct, gc=False):
 
 
 class Placer:
-    """Places messages of one shard. `chance` returns a random number in [0, 1)."""
+    """Places messages of one shard. `chance` returns a random number in [0, 1). `guard` is asked about all
+    that would go into a mailbox."""
 
     def __init__(
-        self, directory: Directory, loads: Loads, *, shard: int, shards: int, chance: Callable[[], float]
+        self,
+        directory: Directory,
+        loads: Loads,
+        *,
+        shard: int,
+        shards: int,
+        chance: Callable[[], float],
+        guard: Guard | None = None,
     ) -> None:
         self._directory = directory
         self._loads = loads
         self._shard = shard
         self._shards = shards
         self._chance = chance
+        self._guard = guard
         self._believed_second = -1
         self._earliest = self._latest = from_ms(0)
 
@@ -95,6 +105,11 @@ class Placer:
         except Rejected as error:
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
         placement = self._place(raw, envelope, entry, chosen, now_ms)
+        agent = placement.agent
+        if placement.way is Way.MAILBOX and self._guard is not None and agent is not None:
+            reason = self._guard.judge(envelope, agent, len(raw), now_ms, is_new=not entry.is_again)
+            if reason is not None:
+                placement.way, placement.reason = Way.ENDED, reason.value
         if not entry.passed and placement.way is not Way.QUARANTINED:
             placement.key = deduplication_key(envelope)
         return placement
@@ -132,7 +147,9 @@ class Placer:
     def _complete(self, envelope: Envelope, entry: IngressEntry) -> None:
         """Fill in what publishers may leave out, and correct a clock that cannot be right."""
         created = envelope.created_at
-        if created is None or not (entry.passed or self._believes(created, entry.at_ms)):
+        if created is None or not (
+            entry.passed or self._believes(created, entry.at_ms) or _is_replayed(envelope, created, entry)
+        ):
             envelope.created_at = from_ms(entry.at_ms)
         envelope.status = _PENDING
         at = envelope.deliver_at
@@ -219,6 +236,11 @@ class Placer:
             # There it looks like any message to a named recipient; that it was chosen, and why, goes along.
             envelope.route = Raw(route)
         return Placement(way, raw, envelope, agent, chosen=True, route=route)
+
+
+def _is_replayed(envelope: Envelope, created: datetime, entry: IngressEntry) -> bool:
+    """Tell whether a creation time is from the record, however long ago: in a later round it is."""
+    return isinstance(envelope.round, int) and envelope.round > 0 and to_ms(created) <= entry.at_ms
 
 
 def _object(route: Raw) -> bytes | None:

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from schema.dead_letter import DeadLetter
-from schema.limits import COUNTER_MAX, REPLAY_AGE_MS_MAX
+from schema.dead_letter import DeadLetter, Skip
+from schema.limits import COUNTER_MAX
 from schema.message import ContentRequirements, Envelope
 from schema.times import to_ms
 
@@ -19,21 +19,24 @@ _content: Final = msgspec.json.Decoder(ContentRequirements)
 
 
 def next_round(
-    letter: DeadLetter, *, requirements: list[str] | None, chosen: bool, now: datetime
-) -> Envelope | None:
-    """Return the message as it is published again; None for one that cannot be.
+    letter: DeadLetter, *, requirements: list[str] | None, chosen: bool, now: datetime, age_ms_max: int
+) -> Envelope | Skip:
+    """Return the message as it is published again, or why it cannot be. `age_ms_max`: an older one would be
+    dropped from the record before it came to its end.
 
     A recipient who was chosen by capability (or never found) is chosen anew. An expiry that has passed is
     taken away, or it would expire at once; so is the time it was scheduled for.
     """
-    if letter.round >= COUNTER_MAX or to_ms(now) - to_ms(letter.created_at) > REPLAY_AGE_MS_MAX:
-        return None
+    if letter.round >= COUNTER_MAX:
+        return Skip.TOO_MANY_ROUNDS
+    if to_ms(now) - to_ms(letter.created_at) > age_ms_max:
+        return Skip.TOO_OLD
     needed = requirements
     if needed is None and (chosen or letter.to_agent_id is None):
         needed = _of_content(letter)
     to = None if chosen and needed else letter.to_agent_id
     if to is None and not needed:
-        return None
+        return Skip.NO_DESTINATION
     return Envelope(
         id=letter.id,
         from_agent_id=letter.from_agent_id,

@@ -1,11 +1,16 @@
 """Dead letters: what failed or expired, listed and replayed.
 
-A replay publishes while it holds the rows' locks, and makes them pending before it lets go: of two replays at
-once each message goes to one. When it dies after publishing, the ledger brings the rows to the new round, and
-a replay of the same round within the deduplication window is dropped.
+A replay makes rows pending in their next round and puts the messages into the outbox, in one transaction: it
+happens whole or not at all, whenever a process dies. They are published right after the commit; what that
+does not manage the keeper does. Of two replays at once each message goes to one, which holds its row's lock.
+
+In bulk: call by call, each bounded, with the cursor of the one before. Nothing is kept between the calls that
+could be lost: whoever stopped in the middle goes on from the last cursor, or begins anew, which finds what is
+still dead.
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,18 +23,18 @@ from broker.gateway.coordination import admission
 from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
-from broker.store import dead_letters
+from broker.store import dead_letters, outbox
 from broker.store.dead_letters import DeadLetterFilter, LockedLetter
 from broker.store.page import Page
 from broker.telemetry import logs, metrics
 from schema import limits
-from schema.dead_letter import DeadLetter, ReplayReply, ReplayRequest
+from schema.dead_letter import DeadLetter, ReplayReply, ReplayRequest, Skip
 from schema.errors import (
     NotAContact,
     NotFound,
     RateLimited,
     RecipientDisabled,
-    StreamsUnavailable,
+    Unavailable,
     UnknownRecipient,
 )
 from schema.ids import is_id
@@ -37,7 +42,9 @@ from schema.message import Envelope
 from schema.times import as_utc, from_ms
 
 PUBLISH_S: Final = 8.0
-"""Patience with Redis while rows are locked: shorter than Postgres waits for an idle transaction."""
+"""Patience with Redis of one call; longer than that is the keeper's affair."""
+DAY_MS: Final = 24 * 3600 * 1000
+FILTERS: Final = (*("agent_id", "from_agent_id", "to_agent_id", "reason", "message_type", "since", "until"),)
 
 _REPLAYED: Final = metrics.DEAD_LETTERS_REPLAYED.child(outcome="replayed")
 _SKIPPED: Final = metrics.DEAD_LETTERS_REPLAYED.child(outcome="skipped")
@@ -47,8 +54,12 @@ class ListDeadLetters(Struct):
     """Query of `GET /api/dead-letters`."""
 
     agent_id: str | None = None
+    from_agent_id: str | None = None
+    to_agent_id: str | None = None
     reason: str | None = None
+    message_type: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
     limit: int = LIMIT_DEFAULT
     cursor: str | None = None
 
@@ -57,45 +68,39 @@ def check_list(query: ListDeadLetters, faults: Faults) -> None:
     """Note everything wrong with the query of a list of dead letters."""
     if query.limit < 1:
         faults.add("limit", f"must be 1 to {limits.PAGE_ROWS_MAX}")
-    _check_since(query.since, faults)
+    _check_times(query, faults)
 
 
 def check_replay(request: ReplayRequest, faults: Faults) -> None:
     """Note everything wrong with a replay."""
-    filters = (request.agent_id, request.reason, request.since)
+    filters = [getattr(request, name) for name in FILTERS]
     if request.ids is not None:
         if any(given is not None for given in (*filters, request.limit, request.cursor)):
-            faults.add("ids", "either ids, or agent_id, reason and since")
+            faults.add("ids", "either ids, or a filter")
         if not 1 <= len(request.ids) <= limits.REPLAY_MESSAGES_MAX:
             faults.add("ids", f"must be 1 to {limits.REPLAY_MESSAGES_MAX} ids")
         for index, message_id in enumerate(request.ids[: limits.REPLAY_MESSAGES_MAX]):
             if not is_id(message_id.lower()):
                 faults.add(f"ids[{index}]", "must be a UUID")
     elif all(given is None for given in filters):
-        faults.add("ids", "name ids, or at least one of agent_id, reason and since")
+        faults.add("ids", f"name ids, or at least one of {', '.join(FILTERS)}")
     if request.limit is not None and request.limit < 1:
         faults.add("limit", f"must be 1 to {limits.REPLAY_MESSAGES_MAX}")
-    _check_since(request.since, faults)
+    _check_times(request, faults)
 
 
 async def list_(call: Call[None, ListDeadLetters]) -> Reply:
     """List messages that failed or expired, newest first, each with its `status_reason`. `agent_id` is the
-    recipient or the sender; an agent's own key sees its own. `since` is about when they were created."""
+    recipient or the sender; an agent's own key sees its own. `since` (included) and `until` (not included)
+    are about when they were created."""
     query = call.query
-    agent_id = await _whose(call, query.agent_id)
-    page = await dead_letters.list_page(
-        call.services.pool,
-        DeadLetterFilter(
-            agent_id=agent_id,
-            reason=query.reason,
-            since=query.since and as_utc(query.since),
-            limit=min(query.limit, limits.PAGE_ROWS_MAX),
-            cursor=query.cursor,
-        ),
-    )
-    given = [("agent_id", query.agent_id), ("reason", query.reason)]
-    since = None if query.since is None else as_utc(query.since).isoformat()
-    named = [(name, value) for name, value in (*given, ("since", since)) if value is not None]
+    wanted = await _filter(call, query, min(query.limit, limits.PAGE_ROWS_MAX))
+    page = await dead_letters.list_page(call.services.pool, wanted)
+    named = [
+        (name, as_utc(value).isoformat() if isinstance(value, datetime) else value)
+        for name in FILTERS
+        if (value := getattr(query, name)) is not None
+    ]
     headers = page_headers("/api/dead-letters", [*named, ("limit", str(query.limit))], page.cursor)
     return Reply(body=page.items, headers=headers)
 
@@ -105,27 +110,25 @@ async def replay(call: Call[ReplayRequest, NoQuery]) -> Reply:
 
     Each keeps its id and gets a new round of attempts; one that named capabilities is routed anew; one that
     had expired does not expire again. `next_cursor` goes on behind them: a message that fails again is a dead
-    letter again, so asking without it may find the same ones. Messages that are not dead are skipped.
+    letter again, so asking without it may find the same ones. What cannot be sent again is skipped, and
+    `skipped_reasons` says why. Once this is answered they are on their way, also where Redis is away.
     """
     request, services = call.body, call.services
-    agent_id = await _whose(call, request.agent_id)
+    page: Page[DeadLetter] = Page([])
+    matching = None
     if request.ids is not None:
+        await _whose(call, None)
         ids = list(dict.fromkeys(message_id.lower() for message_id in request.ids))
-        page: Page[DeadLetter] = Page([])
     else:
-        page = await dead_letters.list_page(
-            services.pool,
-            DeadLetterFilter(
-                agent_id=agent_id,
-                reason=request.reason,
-                since=request.since and as_utc(request.since),
-                limit=min(request.limit or limits.REPLAY_MESSAGES_MAX, limits.REPLAY_MESSAGES_MAX),
-                cursor=request.cursor,
-            ),
-        )
+        at_most = min(request.limit or limits.REPLAY_MESSAGES_MAX, limits.REPLAY_MESSAGES_MAX)
+        wanted = await _filter(call, request, at_most)
+        page = await dead_letters.list_page(services.pool, wanted)
         ids = [letter.id for letter in page.items]
-    replayed = await _replay(services, ids, call.principal.agent_id)
-    skipped = [message_id for message_id in ids if message_id not in replayed]
+        if request.cursor is None:
+            matching = len(ids)
+            if page.cursor is not None:
+                matching = await dead_letters.count(services.pool, wanted, at_most=limits.REPLAY_COUNTED_MAX)
+    replayed, skipped = await _replay(services, ids, call.principal.agent_id)
     _REPLAYED.inc(len(replayed))
     _SKIPPED.inc(len(skipped))
     logs.event("dead_letters.replayed", replayed=len(replayed), skipped=len(skipped))
@@ -133,30 +136,40 @@ async def replay(call: Call[ReplayRequest, NoQuery]) -> Reply:
         body=ReplayReply(
             replayed=len(replayed),
             skipped=len(skipped),
-            skipped_ids=skipped,
+            skipped_ids=list(skipped),
+            skipped_reasons={message_id: why.value for message_id, why in skipped.items()},
             more=page.cursor is not None,
             next_cursor=page.cursor,
+            matching=matching,
         )
     )
 
 
-async def _replay(services: Services, ids: list[str], own: str | None) -> set[str]:
-    """Replay those of the messages that can be; return their ids. `own`: only an agent's own, if given."""
+async def _replay(
+    services: Services, ids: list[str], own: str | None
+) -> tuple[list[Envelope], dict[str, Skip]]:
+    """Replay those of the messages that can be; return them, and why not the others. `own`: only an agent's
+    own, if given."""
     if not ids:
-        return set()
+        return [], {}
+    outcome: dict[str, Envelope | Skip] = dict.fromkeys(ids, Skip.NOT_A_DEAD_LETTER)
     async with services.pool.transaction() as connection:
-        locked = await dead_letters.lock(connection, ids)
-        envelopes = [
-            envelope
-            for one in locked
-            if own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id)
-            if (envelope := _again(one, services.now_ms())) is not None
-            if own is None or await _is_taken(services, envelope, own)
-        ]
-        if envelopes:
-            await _publish(services, envelopes)
-            await dead_letters.restart(connection, envelopes)
-    return {envelope.id for envelope in envelopes}
+        for one in await dead_letters.lock(connection, ids):
+            if own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id):
+                again = _again(services, one)
+                if (
+                    isinstance(again, Envelope)
+                    and own is not None
+                    and not await _is_taken(services, again, own)
+                ):
+                    again = Skip.NOT_TAKEN
+                outcome[one.letter.id] = again
+        envelopes = [one for one in outcome.values() if isinstance(one, Envelope)]
+        await dead_letters.restart(connection, envelopes)
+        await outbox.add(connection, *envelopes)
+    if envelopes:
+        await _publish(services, envelopes)
+    return envelopes, {message_id: one for message_id, one in outcome.items() if isinstance(one, Skip)}
 
 
 async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
@@ -174,15 +187,41 @@ async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
 
 
 async def _publish(services: Services, envelopes: list[Envelope]) -> None:
-    try:
+    """Publish what lies in the outbox; what cannot be published now the keeper publishes."""
+    with suppress(Unavailable, TimeoutError):
         async with asyncio.timeout(PUBLISH_S):
             await services.publish(envelopes)
-    except TimeoutError:
-        raise StreamsUnavailable("the streams did not answer in time") from None
+            await outbox.remove(services.pool, [outbox.row_of(envelope) for envelope in envelopes])
 
 
-def _again(one: LockedLetter, now_ms: int) -> Envelope | None:
-    return next_round(one.letter, requirements=one.requirements, chosen=one.chosen, now=from_ms(now_ms))
+def _again(services: Services, one: LockedLetter) -> Envelope | Skip:
+    retention_ms = services.settings.message_retention_days * DAY_MS
+    return next_round(
+        one.letter,
+        requirements=one.requirements,
+        chosen=one.chosen,
+        now=from_ms(services.now_ms()),
+        age_ms_max=max(retention_ms - limits.REPLAY_MARGIN_MS, retention_ms // 2),
+    )
+
+
+async def _filter(
+    call: Call[Any, Any],  # any body, any query
+    given: ListDeadLetters | ReplayRequest,
+    limit: int,
+) -> DeadLetterFilter:
+    """Return what is asked for, agents by id. Raises: NotFound for one that does not exist, AgentMismatch."""
+    return DeadLetterFilter(
+        agent_id=await _whose(call, given.agent_id),
+        from_agent_id=await _agent(call.services, given.from_agent_id),
+        to_agent_id=await _agent(call.services, given.to_agent_id),
+        reason=given.reason,
+        message_type=given.message_type,
+        since=given.since and as_utc(given.since),
+        until=given.until and as_utc(given.until),
+        limit=limit,
+        cursor=given.cursor,
+    )
 
 
 async def _whose(call: Call[Any, Any], named: str | None) -> str | None:  # any body, any query
@@ -196,16 +235,25 @@ async def _whose(call: Call[Any, Any], named: str | None) -> str | None:  # any 
     reference = call.claimed_agent if named is None else named
     if reference is None:
         return None
-    found = await call.services.agents.find(reference)
+    return await _agent(call.services, reference)
+
+
+async def _agent(services: Services, reference: str | None) -> str | None:
+    """Return the id of an agent by its id or name. Raises: NotFound."""
+    if reference is None:
+        return None
+    found = await services.agents.find(reference)
     if found is None:
         raise NotFound(f"no agent is known as {reference[:80]!r}")
     return found
 
 
-def _check_since(since: datetime | None, faults: Faults) -> None:
-    if since is None:
-        return
-    try:
-        as_utc(since)
-    except OverflowError:
-        faults.add("since", "is outside the years 1 to 9999 in UTC")
+def _check_times(given: ListDeadLetters | ReplayRequest, faults: Faults) -> None:
+    for field in ("since", "until"):
+        moment: datetime | None = getattr(given, field)
+        if moment is None:
+            continue
+        try:
+            as_utc(moment)
+        except OverflowError:
+            faults.add(field, "is outside the years 1 to 9999 in UTC")

@@ -25,17 +25,24 @@ from schema.message import Envelope
 
 _ALL: Final = load("dead_letters_all")
 _OF_AGENT: Final = load("dead_letters_of_agent")
+_RECEIVED: Final = load("dead_letters_received")
+_SENT: Final = load("dead_letters_sent")
+_COUNT: Final = load("dead_letters_count")
 _LOCK: Final = load("dead_letters_lock")
 _RESTART: Final = load("dead_letters_restart")
 
 
 class DeadLetterFilter(Struct, kw_only=True, frozen=True):
-    """What to list. `agent_id`: recipient or sender. `since`: created then or later. `limit` is the caller's
-    to bound."""
+    """What to list. `agent_id`: recipient or sender. `since`, `until`: created then or later, and before
+    then. `limit` is the caller's to bound."""
 
     agent_id: str | None = None
+    from_agent_id: str | None = None
+    to_agent_id: str | None = None
     reason: str | None = None
+    message_type: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
     limit: int = PAGE_ROWS_DEFAULT
     cursor: str | None = None
 
@@ -62,20 +69,22 @@ _requirements: Final = msgspec.json.Decoder(list[str])
 
 async def list_page(pool: Pool, wanted: DeadLetterFilter) -> Page[DeadLetter]:
     """Return a page, newest first. Raises: StoreUnavailable, Rejected (a cursor that is none)."""
-    start = _START if wanted.cursor is None else position_of(wanted.cursor, _Position)
-    rows = await pool.fetch(
-        _ALL if wanted.agent_id is None else _OF_AGENT,
-        wanted.agent_id,
-        wanted.since or datetime.min.replace(tzinfo=UTC),
-        wanted.reason,
-        start.created_at,
-        start.id,
-        wanted.limit + 1,
-    )
+    statement = _ALL if wanted.agent_id is None else _OF_AGENT
+    if wanted.to_agent_id is not None:
+        statement = _RECEIVED
+    elif wanted.from_agent_id is not None:
+        statement = _SENT
+    rows = await pool.fetch(statement, *_arguments(wanted, wanted.limit + 1))
     letters = [_letter(row) for row in rows[: wanted.limit]]
     if len(rows) <= wanted.limit or not letters:
         return Page(letters)
     return Page(letters, cursor_of(_Position(letters[-1].created_at, letters[-1].id)))
+
+
+async def count(pool: Pool, wanted: DeadLetterFilter, *, at_most: int) -> int:
+    """Return how many there are, this many at most. Raises: StoreUnavailable, Rejected."""
+    counted: int = await pool.fetch_value(_COUNT, *_arguments(wanted, at_most))
+    return counted
 
 
 async def lock(connection: Connection, ids: Sequence[str]) -> list[LockedLetter]:
@@ -94,6 +103,8 @@ async def lock(connection: Connection, ids: Sequence[str]) -> list[LockedLetter]
 
 async def restart(connection: Connection, envelopes: Sequence[Envelope]) -> None:
     """Make the rows of these messages what their next round begins with. Raises: what the driver raises."""
+    if not envelopes:
+        return
     await connection.execute(
         _RESTART,
         [envelope.id for envelope in envelopes],
@@ -101,6 +112,25 @@ async def restart(connection: Connection, envelopes: Sequence[Envelope]) -> None
         [envelope.round for envelope in envelopes],
         [envelope.to_agent_id for envelope in envelopes],
         [envelope.expires_at for envelope in envelopes],
+    )
+
+
+def _arguments(wanted: DeadLetterFilter, limit: int) -> tuple[object, ...]:
+    """Return $1..$9 of the listings."""
+    if wanted.cursor is not None:
+        start = position_of(wanted.cursor, _Position)
+    else:
+        start = _START if wanted.until is None else _Position(wanted.until, str(UUID(int=0)))
+    return (
+        wanted.agent_id,
+        wanted.since or datetime.min.replace(tzinfo=UTC),
+        wanted.reason,
+        start.created_at,
+        start.id,
+        limit,
+        wanted.from_agent_id,
+        wanted.to_agent_id,
+        wanted.message_type,
     )
 
 

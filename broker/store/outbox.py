@@ -16,14 +16,15 @@ Claims are a moment in the row, not a lock held while Redis is talked to: two ke
 at once (SKIP LOCKED), and a keeper that dies with claimed rows delays them only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+from uuid import UUID, uuid5
 
 from msgspec import Struct
 
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
-from broker.store.window import made_within
+from broker.store.window import EVER, made_within
 from schema.codec import decode_stored_envelope, encode
 from schema.message import Envelope
 
@@ -38,8 +39,9 @@ _DEPTH: Final = load("outbox_depth")
 
 
 class Waiting(Struct, frozen=True):
-    """A message in the outbox."""
+    """A message in the outbox. `row`: by which it is removed."""
 
+    row: str
     envelope: Envelope
     age_ms: int
 
@@ -48,7 +50,7 @@ async def add(connection: Connection, *envelopes: Envelope, grace_ms: int = GRAC
     """Put messages into the outbox, in the transaction that is open on this connection. `grace_ms`: 0 where
     nobody but the keeper is going to publish them."""
     if envelopes:
-        ids = [envelope.id for envelope in envelopes]
+        ids = [row_of(envelope) for envelope in envelopes]
         await connection.execute(_ADD, ids, [encode(envelope) for envelope in envelopes], grace_ms)
 
 
@@ -58,18 +60,37 @@ async def claim(pool: Pool, limit: int, *, for_ms: int) -> list[Waiting]:
     Raises: StoreUnavailable.
     """
     rows = await pool.fetch(_CLAIM, limit, for_ms)
-    return [Waiting(decode_stored_envelope(row["envelope"]), row["age_ms"]) for row in rows]
+    return [Waiting(str(row["id"]), decode_stored_envelope(row["envelope"]), row["age_ms"]) for row in rows]
 
 
-async def remove(pool: Pool, ids: Iterable[str]) -> None:
-    """Forget messages that have been published. Raises: StoreUnavailable."""
-    await pool.execute(_REMOVE, list(ids))
+def row_of(envelope: Envelope) -> str:
+    """Return the row of a message: its id; of one that is replayed a row for each round, so that who removes
+    what it has published removes no later round."""
+    if not isinstance(envelope.round, int) or envelope.round == 0:
+        return envelope.id
+    return str(uuid5(UUID(envelope.id), f"round:{envelope.round}"))
 
 
-async def recorded(pool: Pool, ids: list[str]) -> set[str]:
-    """Return which of these messages are recorded, and so have been published. Raises: StoreUnavailable."""
-    rows = await pool.fetch(_RECORDED, ids, *made_within(ids)) if ids else []
-    return {str(row["id"]) for row in rows}
+async def remove(pool: Pool, rows: Iterable[str]) -> None:
+    """Forget messages that have been published, by their rows. Raises: StoreUnavailable."""
+    await pool.execute(_REMOVE, list(rows))
+
+
+async def recorded(pool: Pool, envelopes: Sequence[Envelope]) -> set[str]:
+    """Return the ids of those of these messages that are recorded in their round, and so have been published.
+
+    Raises: StoreUnavailable.
+    """
+    left = {envelope.id: envelope for envelope in envelopes}
+    found: set[str] = set()
+    for window in (made_within(left), EVER):
+        if not left:
+            break
+        rounds = [one.round if isinstance(one.round, int) else 0 for one in left.values()]
+        ids = {str(row["id"]) for row in await pool.fetch(_RECORDED, list(left), rounds, *window)}
+        found |= ids
+        left = {message_id: one for message_id, one in left.items() if message_id not in ids}
+    return found
 
 
 async def depth(pool: Pool) -> tuple[int, float]:

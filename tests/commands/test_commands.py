@@ -138,6 +138,7 @@ def test_dead_letters_and_statistics(shell: Shell, calm_broker: WholeBroker) -> 
     assert sent["status"] == "failed"
     assert [row["id"] for row in shell.rows("dead-letters", "list", "--to", name)] == [sent["id"]]
     assert shell("dead-letters", "replay", sent["id"]) == "1 replayed, 0 skipped\n"
+    assert shell("dead-letters", "replay", "--to", name, "--type", "nothing") == "0 replayed, 0 skipped\n"
     assert "say which" in shell("dead-letters", "replay", code=2)
     assert shell.json("stats", name)["agent_id"] == sent["to_agent_id"]
     assert "agents online" in shell("stats")

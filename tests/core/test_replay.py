@@ -8,10 +8,12 @@ from msgspec import UNSET, Raw
 
 from broker.core.replay import next_round
 from schema.codec import decode_envelope, encode
-from schema.dead_letter import DeadLetter
+from schema.dead_letter import DeadLetter, Skip
 from schema.ids import new_id
-from schema.limits import COUNTER_MAX, REPLAY_AGE_MS_MAX
+from schema.limits import COUNTER_MAX
+from schema.message import Envelope
 
+AGE_MS = 5 * 24 * 3600 * 1000
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TO, SENDER = "0193a1b2-c3d4-7000-8000-00000000000a", new_id()
 
@@ -44,8 +46,8 @@ def letter(**fields: Any) -> DeadLetter:
 
 def test_it_is_the_same_message_in_its_next_round() -> None:
     dead = letter(round=4)
-    again = next_round(dead, requirements=None, chosen=False, now=NOW)
-    assert again is not None
+    again = next_round(dead, requirements=None, chosen=False, now=NOW, age_ms_max=AGE_MS)
+    assert isinstance(again, Envelope)
     for name in ("id", "from_agent_id", "to_agent_id", "conversation_id", "message_type", "priority"):
         assert getattr(again, name) == getattr(dead, name), name
     for name in ("content", "metadata", "created_at", "reply_to", "root_id", "hop"):
@@ -60,8 +62,10 @@ def test_it_is_the_same_message_in_its_next_round() -> None:
 )
 def test_an_expiry_that_has_passed_is_taken_away(expires_in: int | None, kept: bool) -> None:
     expires_at = None if expires_in is None else NOW + timedelta(seconds=expires_in)
-    again = next_round(letter(expires_at=expires_at), requirements=None, chosen=False, now=NOW)
-    assert again is not None
+    again = next_round(
+        letter(expires_at=expires_at), requirements=None, chosen=False, now=NOW, age_ms_max=AGE_MS
+    )
+    assert isinstance(again, Envelope)
     assert again.expires_at == (expires_at if kept else None)
 
 
@@ -82,21 +86,22 @@ def test_who_was_chosen_is_chosen_anew_and_who_was_named_stays(
     to: str | None, needed: list[str] | None, content: bytes, chosen: bool, then_to: Any, then_needed: Any
 ) -> None:
     dead = letter(to_agent_id=to, content=Raw(content))
-    again = next_round(dead, requirements=needed, chosen=chosen, now=NOW)
-    assert again is not None
+    again = next_round(dead, requirements=needed, chosen=chosen, now=NOW, age_ms_max=AGE_MS)
+    assert isinstance(again, Envelope)
     assert (again.to_agent_id, again.requirements) == (then_to, then_needed)
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "why"),
     [
-        {"to_agent_id": None},
-        {"to_agent_id": None, "content": Raw(b'{"requirements": 7}')},
-        {"to_agent_id": None, "content": Raw(b'{"requirements": []}')},
-        {"round": COUNTER_MAX},
-        {"created_at": NOW - timedelta(milliseconds=REPLAY_AGE_MS_MAX + 1)},
+        ({"to_agent_id": None}, Skip.NO_DESTINATION),
+        ({"to_agent_id": None, "content": Raw(b'{"requirements": 7}')}, Skip.NO_DESTINATION),
+        ({"to_agent_id": None, "content": Raw(b'{"requirements": []}')}, Skip.NO_DESTINATION),
+        ({"round": COUNTER_MAX}, Skip.TOO_MANY_ROUNDS),
+        ({"created_at": NOW - timedelta(milliseconds=AGE_MS + 1)}, Skip.TOO_OLD),
     ],
     ids=range(5),
 )
-def test_what_cannot_be_sent_again_is_not(fields: dict[str, Any]) -> None:
-    assert next_round(letter(**fields), requirements=None, chosen=False, now=NOW) is None
+def test_what_cannot_be_sent_again_is_not_and_says_why(fields: dict[str, Any], why: Skip) -> None:
+    again = next_round(letter(**fields), requirements=None, chosen=False, now=NOW, age_ms_max=AGE_MS)
+    assert again is why

@@ -14,9 +14,11 @@ from msgspec import Raw
 
 from broker.core.fold import fold
 from broker.gateway.serve import Running
-from broker.store import dead_letters, partitions, record
+from broker.store import dead_letters, outbox, partitions, record
+from broker.store.dead_letters import DeadLetterFilter
 from broker.store.messages import get
 from broker.streams.connection import Connection, open_connection
+from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
 from schema.codec import decode_envelope, encode
 from schema.errors import StreamsUnavailable
@@ -25,6 +27,7 @@ from schema.ledger import Event, EventKind
 from schema.limits import REPLAY_MESSAGES_MAX
 from schema.message import LANES, Envelope, Status
 from schema.times import to_ms
+from workers.keeping.outbox import OutboxRelay
 
 URL = "/api/dead-letters"
 
@@ -172,7 +175,7 @@ async def test_the_list_reads_only_the_index_and_days_it_needs(
             start = dead_letters._START
             rows = await connection.fetch(
                 f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {statement}",
-                *(whose, since, None, start.created_at, start.id, 10),
+                *(whose, since, None, start.created_at, start.id, 10, None, None, None),
             )
         plan = "\n".join(row[0] for row in rows)
         assert "Seq Scan" not in plan, plan
@@ -200,7 +203,8 @@ async def test_a_replay_publishes_the_next_round_and_the_row_waits_again(
         conversation_id="c",
     )
     assert await replayed(http, ids=[dead.upper()]) == {
-        **{"replayed": 1, "skipped": 0, "skipped_ids": [], "more": False, "next_cursor": None}
+        **{"replayed": 1, "skipped": 0, "skipped_ids": [], "skipped_reasons": {}},
+        **{"more": False, "next_cursor": None, "matching": None},
     }
     (again,) = await graves.published()
     row = await graves.row(dead)
@@ -244,9 +248,9 @@ async def test_a_filter_replays_in_bounded_calls(
     dead = [await graves.bury(b["id"], reason="gone") for _ in range(5)]
     other = await graves.bury(b["id"], reason="exhausted")
     first = await replayed(http, reason="gone", limit=2)
-    assert (first["replayed"], first["more"]) == (2, True)
+    assert (first["replayed"], first["more"], first["matching"]) == (2, True, 5)
     second = await replayed(http, reason="gone", limit=2, cursor=first["next_cursor"])
-    assert (second["replayed"], second["more"]) == (2, True)
+    assert (second["replayed"], second["more"], second["matching"]) == (2, True, None)
     third = await replayed(http, agent_id="b", reason="gone", since="2020-01-01T00:00:00Z")
     assert (third["replayed"], third["more"], third["next_cursor"]) == (1, False, None)
     assert sorted(one.id for one in await graves.published()) == sorted(dead)
@@ -280,12 +284,13 @@ async def test_two_replays_at_once_publish_each_message_once(
     assert sorted(one.id for one in published) == sorted(dead)
 
 
-async def test_without_redis_nothing_is_replayed(
+async def test_without_redis_they_are_on_their_way_all_the_same(
     gateway: Running,
     http: httpx.AsyncClient,
     register: Register,
     graves: Graveyard,
     monkeypatch: pytest.MonkeyPatch,
+    streams_url: str,
 ) -> None:
     a = await register("a")
     dead = await graves.bury(a["id"])
@@ -293,10 +298,91 @@ async def test_without_redis_nothing_is_replayed(
     async def fail(*_: Any, **__: Any) -> None:
         raise StreamsUnavailable("away")
 
+    pool = gateway.services.pool
     monkeypatch.setattr(gateway.services, "publish", fail)
-    reply = await http.post(f"{URL}/replay", json={"ids": [dead]})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "streams_unavailable")
-    assert await listed(http) == [dead]
+    assert (await replayed(http, ids=[dead]))["replayed"] == 1
+    assert await graves.published() == []
+    assert (await graves.row(dead))["status"] == "pending"
+    await pool.execute("UPDATE outbox SET due_at = now(), added_at = now() - interval '1 hour'")
+    publisher = Publisher(streams_url, shards=2, name="relay")
+    relay = OutboxRelay(pool, publisher, dedup_window_ms=120_000)
+    assert await relay.relay() == 1
+    await publisher.close()
+    # Though its row has been there for long, this round has not been published before.
+    assert [(one.id, one.round) for one in await graves.published()] == [(dead, 1)]
+
+
+async def test_a_round_that_was_published_and_recorded_is_not_published_an_hour_later(
+    gateway: Running, http: httpx.AsyncClient, register: Register, graves: Graveyard
+) -> None:
+    a = await register("a")
+    dead, waits = await graves.bury(a["id"]), await graves.bury(a["id"])
+    await replayed(http, ids=[dead, waits])
+    again = {one.id: one for one in await graves.published()}
+    pool = gateway.services.pool
+    routed = Event(
+        kind=EventKind.ROUTED,
+        id=dead,
+        at_ms=to_ms(datetime.now(UTC)),
+        message=Raw(encode(again[dead])),
+        to=a["id"],
+        mailbox_entry="1-0",
+    )
+    await record.write(pool, fold([routed]))
+    assert await outbox.recorded(pool, [again[dead], again[waits]]) == {dead}
+
+
+async def test_filters_are_about_either_side_type_and_time(
+    gateway: Running, http: httpx.AsyncClient, register: Register, graves: Graveyard
+) -> None:
+    a, b = [await register(name) for name in "ab"]
+    task = await graves.bury(a["id"], sender=b["id"], message_type="task")
+    back = await graves.bury(b["id"], sender=a["id"], message_type="result")
+    other = await graves.bury(a["id"], message_type="task", age=timedelta(days=1))
+    for query, found in (
+        ({"to_agent_id": "a"}, [task, other]),
+        ({"from_agent_id": "a"}, [back]),
+        ({"from_agent_id": "b", "to_agent_id": "a"}, [task]),
+        ({"message_type": "task"}, [task, other]),
+        ({"agent_id": "b", "message_type": "task"}, [task]),
+        ({"until": (datetime.now(UTC) - timedelta(hours=1)).isoformat()}, [other]),
+        ({"agent_id": "b", "to_agent_id": "a"}, [task]),
+    ):
+        assert await listed(http, limit=1, **query) == found, query
+        count = await dead_letters.count(
+            gateway.services.pool,
+            DeadLetterFilter(**{name: _value(value, a, b) for name, value in query.items()}),
+            at_most=10,
+        )
+        assert count == len(found), query
+    async with calling(gateway, b["api_key"]) as own:
+        assert await listed(own, to_agent_id="a") == [task]
+        told = await replayed(own, to_agent_id="a", message_type="task")
+        assert (told["replayed"], told["matching"]) == (1, 1)
+    assert await listed(http) == [back, other]
+
+
+def _value(value: str, a: dict[str, Any], b: dict[str, Any]) -> Any:
+    if value in ("a", "b"):
+        return {"a": a, "b": b}[value]["id"]
+    return datetime.fromisoformat(value) if value.startswith("2") else value
+
+
+async def test_what_is_skipped_says_why(
+    http: httpx.AsyncClient, register: Register, graves: Graveyard
+) -> None:
+    a = await register("a")
+    unknown = new_id()
+    nowhere = await graves.bury(None)
+    old = await graves.bury(a["id"], age=timedelta(days=29, hours=1))
+    rather_old = await graves.bury(a["id"], age=timedelta(days=28, hours=20))
+    told = await replayed(http, ids=[unknown, nowhere, old, rather_old])
+    assert told["replayed"] == 1
+    assert told["skipped_reasons"] == {
+        unknown: "not_a_dead_letter",
+        nowhere: "no_destination",
+        old: "too_old",
+    }
 
 
 async def test_events_of_the_round_before_do_not_end_a_replayed_message(

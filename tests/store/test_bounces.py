@@ -22,11 +22,10 @@ from schema.message import Envelope, Status
 
 async def an_agent(pool: Pool, name: str = "", *, deleted: bool = False) -> str:
     agent_id = new_id()
-    await pool.execute(
-        "INSERT INTO agents"
-        " (id, name, type, max_concurrent_jobs, concurrency, created_at, updated_at, deleted_at) VALUES ($1, $2, 'test', 1, 1, now(), now(), CASE WHEN $3 THEN now() END)",
-        agent_id, name or agent_id, deleted,
-    )  # fmt: skip
+    columns = "id, name, type, max_concurrent_jobs, concurrency, created_at, updated_at, deleted_at"
+    values = "$1, $2, 'test', 1, 1, now(), now(), CASE WHEN $3 THEN now() END"
+    statement = f"INSERT INTO agents ({columns}) VALUES ({values})"
+    await pool.execute(statement, agent_id, name or agent_id, deleted)
     return agent_id
 
 

@@ -63,7 +63,7 @@ class OutboxRelay:
             unpublished = await self._unpublished(batch)
             if unpublished:
                 await self._publisher.publish_many(unpublished)
-            await outbox.remove(self._pool, [one.envelope.id for one in batch])
+            await outbox.remove(self._pool, [one.row for one in batch])
             _RELAYED.inc(len(unpublished))
             logs.event("outbox.relayed", messages=len(unpublished), recorded=len(batch) - len(unpublished))
         return len(batch)
@@ -74,14 +74,14 @@ class OutboxRelay:
             return
         try:
             await self._publisher.publish_many(envelopes)
-            await outbox.remove(self._pool, [envelope.id for envelope in envelopes])
+            await outbox.remove(self._pool, [outbox.row_of(envelope) for envelope in envelopes])
         except Unavailable:
             return  # `relay` finds them
 
     async def _unpublished(self, batch: list[Waiting]) -> list[Envelope]:
         """Return what is to be published: of rows so old that the streams may have forgotten them, only those
         that have not been recorded."""
-        old = [one.envelope.id for one in batch if one.age_ms >= self._certain_ms]
+        old = [one.envelope for one in batch if one.age_ms >= self._certain_ms]
         known = await outbox.recorded(self._pool, old)
         return [one.envelope for one in batch if one.envelope.id not in known]
 

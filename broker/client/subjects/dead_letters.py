@@ -19,10 +19,27 @@ class DeadLetters(Subject[ShellT]):
 
     @listing("listDeadLetters")
     def list(
-        self, *, agent_id: str | None = None, reason: str | None = None, since: datetime | None = None
+        self,
+        *,
+        agent_id: str | None = None,
+        from_agent_id: str | None = None,
+        to_agent_id: str | None = None,
+        reason: str | None = None,
+        message_type: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Listing[DeadMessage]:
-        """Yield dead letters to an agent, with a reason, of messages created since; all are filters."""
-        query = {"agent_id": agent_id, "reason": reason, "since": _moment(since)}
+        """Yield dead letters, newest first; all are filters. `agent_id`: of either side; `since`, `until`:
+        when the messages were created."""
+        query = {
+            "agent_id": agent_id,
+            "from_agent_id": from_agent_id,
+            "to_agent_id": to_agent_id,
+            "reason": reason,
+            "message_type": message_type,
+            "since": _moment(since),
+            "until": _moment(until),
+        }
         return Listing(first=Request(method="GET", path=PATH, reply=_Rows, query=query))
 
     __call__ = list
@@ -33,8 +50,12 @@ class DeadLetters(Subject[ShellT]):
         ids: Iterable[str] | None = None,
         *,
         agent_id: str | None = None,
+        from_agent_id: str | None = None,
+        to_agent_id: str | None = None,
         reason: str | None = None,
+        message_type: str | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Request[ReplayReply]:
@@ -45,8 +66,12 @@ class DeadLetters(Subject[ShellT]):
         body = given(
             ids=None if ids is None else tuple(ids),
             agent_id=agent_id,
+            from_agent_id=from_agent_id,
+            to_agent_id=to_agent_id,
             reason=reason,
+            message_type=message_type,
             since=since,
+            until=until,
             limit=limit,
             cursor=cursor,
         )

@@ -1,4 +1,5 @@
--- A page of dead letters, newest first: made since $2, with reason $3, before the position $4, $5; $6 of them.
+-- A page of dead letters, newest first: made since $2, with reason $3, before the position $4, $5; $6 of them; from $7,
+-- to $8, of type $9.
 SELECT
 \ir message_columns.sql
     , m.round

@@ -1,3 +1,6 @@
     m.status IN ('failed', 'expired')
     AND m.created_at >= $2 AND m.created_at <= $4 AND (m.created_at, m.id) < ($4, $5::uuid)
     AND ($3::text IS NULL OR m.status_reason = $3)
+    AND ($7::uuid IS NULL OR m.from_agent_id = $7)
+    AND ($8::uuid IS NULL OR m.to_agent_id = $8)
+    AND ($9::text IS NULL OR m.message_type = $9)

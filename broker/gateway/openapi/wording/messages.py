@@ -160,6 +160,14 @@ MESSAGES: Final[Words] = {
         100,
         asked={"minimum": 1},
     ),
+    "skipped_reasons": Word("Why, by id.", {}),
+    "matching": Word(
+        "How many dead letters the filter finds, told where it begins (without a cursor); "
+        f"{limits.REPLAY_COUNTED_MAX} means so many or more.",
+        None,
+    ),
+    "ListDeadLetters.until": moment("Only before this moment."),
+    "ReplayRequest.until": moment("Only before this moment."),
     "ListDeadLetters.reason": Word("Only those that ended for this reason.", "exhausted"),
     "ReplayRequest.reason": Word("Those that ended for this reason.", "exhausted"),
     "replayed": count("Sent again, in a new round."),
