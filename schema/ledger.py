@@ -7,6 +7,7 @@ Invariants: the first event of a message always carries it whole; events are rep
 whoever reads them must not mind seeing one twice; order within a shard is the order things happened.
 """
 
+from datetime import datetime
 from enum import Enum
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -61,10 +62,26 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
     detail: str | None = None
 
 
+class Progress(Struct, array_like=True, gc=False):
+    """What the record says of a message beyond what its sender gave. `result`: as JSON text."""
+
+    status: str
+    to: str | None
+    retry_count: int
+    delivered_at: datetime | None
+    processed_at: datetime | None
+    next_attempt_at: datetime | None
+    reason: str | None
+    result: str | None
+
+
 class Receipt(Struct, array_like=True, gc=False):
     """What a worker or recorder tells a waiting gateway: message `id` reached `rung`
-    (recorded | delivered | processed | ended | replied: a reply to it was recorded, its id is in `by`)."""
+    (recorded | delivered | processed | ended | replied: a reply to it was recorded, its id is in `by`).
+
+    `progress`: what stands in the record, exactly, at the moment it was recorded; None: to be read there."""
 
     id: str
     rung: str
     by: str | None = None
+    progress: Progress | None = None

@@ -72,7 +72,10 @@ class Recorder:
         rows = fold(events)
         await record.write(self._pool, rows)
         if self.tell:
-            told = [(gateway, Receipt(id, "recorded")) for gateway, id in rows.waiting]
+            told = [
+                (gateway, Receipt(id, "recorded", progress=rows.progress.get(id)))
+                for gateway, id in rows.waiting
+            ]
             told += [(notifications.EVERY_GATEWAY, Receipt(id, "replied", by)) for id, by in rows.replies]
             await notifications.publish_recorded(self._connection, told, rows.pending)
 

@@ -25,7 +25,7 @@ from broker.core.lifecycle import may_become
 from schema.codec import decode_stored_envelope
 from schema.delivery import Attempt, AttemptStatus
 from schema.ids import is_id, made_ms
-from schema.ledger import Event, EventKind
+from schema.ledger import Event, EventKind, Progress
 from schema.message import Envelope, Reason, Status
 from schema.times import as_utc, from_ms
 
@@ -84,7 +84,9 @@ class QuarantineRow(Struct, kw_only=True, gc=False):
 
 class Rows(Struct):
     """What a batch of events comes to. To be told once committed: `waiting`, (gateway, message id);
-    `pending`, the agents something of this batch still waits for; `replies`, (answered message, reply)."""
+    `pending`, the agents something of this batch still waits for; `replies`, (answered message, reply).
+    `progress`: filled in by who writes, what then stands in the rows of those waited for, where that is known
+    without reading them."""
 
     messages: list[MessageRow] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Rows(Struct):
     waiting: list[tuple[str, str]] = field(default_factory=list)
     pending: set[str] = field(default_factory=set)
     replies: list[tuple[str, str]] = field(default_factory=list)
+    progress: dict[str, Progress] = field(default_factory=dict)
 
 
 def fold(events: Iterable[Event], *, shard: int = 0) -> Rows:

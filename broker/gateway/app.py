@@ -16,8 +16,9 @@ import falcon.asgi
 from broker.gateway import errors
 from broker.gateway.call import Reply
 from broker.gateway.entering import entrance
+from broker.gateway.exchange import NO_WAYS, ShortWay
 from broker.gateway.operation import Operation
-from broker.gateway.quick_send import QuickSend
+from broker.gateway.quick_send import ways_of_sending
 from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
 from broker.gateway.streaming import App, Streaming
@@ -59,9 +60,15 @@ def make_app(services: Services, operations: Sequence[Operation]) -> App:
             by_path[operation.path]["HEAD"] = responder
     for path, responders in by_path.items():
         app.add_route(path, _Resource(responders))
-    streaming = Streaming(services, [operation for operation in operations if operation.streams], app)
-    send = next(operation for operation in operations if operation.name == "sendMessage")
-    return QuickSend(services, send, streaming)
+    return Streaming(services, [operation for operation in operations if operation.streams], app)
+
+
+def short_ways(services: Services, operations: Sequence[Operation]) -> dict[bytes, ShortWay]:
+    """Return what serves the most frequent requests without the framework, by their targets."""
+    if not services.settings.require_authentication:
+        return NO_WAYS  # another site's page might be asking, and the framework's way finds out
+    by_name = {operation.name: operation for operation in operations}
+    return ways_of_sending(services, by_name["sendMessage"])
 
 
 class _Resource:

@@ -16,7 +16,7 @@ from broker.gateway.reply_waiting import Question, wait_for_reply
 from broker.gateway.sending import Origin, check_not_too_far, envelope_of
 from broker.gateway.services import Services
 from broker.gateway.status import row_within
-from broker.gateway.waiting import Rung, wait_for_row
+from broker.gateway.waiting import Expectation, Rung, Waiter, wait_for_row
 from broker.store import attempts as stored_attempts
 from broker.store import messages as stored_messages
 from broker.store.messages import MessageFilter
@@ -25,7 +25,7 @@ from schema import limits
 from schema.errors import AgentMismatch, Conflict, NotFound, StoreUnavailable
 from schema.http import RouteView
 from schema.ids import is_id, made_ms, new_id
-from schema.ledger import Receipt
+from schema.ledger import Progress, Receipt
 from schema.message import Envelope, MessageView, SendRequest, Status
 from schema.times import from_ms, to_ms
 
@@ -107,15 +107,35 @@ async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_
         await services.publish([envelope])
         PUBLISHED.inc()
         return reply_of(services, pending_view(envelope), 202)
-    with services.waiters.expect(envelope.id, wanted) as waiter:
+    expectation = expect(services, call.body, envelope, wanted)
+    row = await publish_and_wait(services, envelope, expectation, timeout_ms=query.timeout_ms)
+    return reply_of(services, row, 201)
+
+
+def expect(services: Services, request: SendRequest, envelope: Envelope, wanted: Rung) -> Expectation[Waiter]:
+    """Return the registration of a waiter for the message this request asked for."""
+    waiters = services.waiters
+    return (waiters.expect_own if request.id is None else waiters.expect)(envelope.id, wanted)
+
+
+async def publish_and_wait(
+    services: Services, envelope: Envelope, expectation: Expectation[Waiter], *, timeout_ms: int
+) -> MessageView:
+    """Publish a message; return it as it is when what is expected of it has come, or time is up.
+
+    Raises: Conflict when another message has its id; StreamsUnavailable, StreamsFull.
+    """
+    with expectation as waiter:
         await services.publish([envelope], waiter=services.gateway_id)
         PUBLISHED.inc()
-        row = await wait_for_row(services.pool, waiter, timeout_ms=query.timeout_ms, clock=time.monotonic)
+        row = await wait_for_row(services.pool, waiter, timeout_ms=timeout_ms, clock=time.monotonic)
+    if waiter.progress is not None:
+        return _recorded_view(envelope, waiter.progress)
     if row is None:
-        row = pending_view(envelope, waiter.reached)
-    elif row.from_agent_id != envelope.from_agent_id:
+        return pending_view(envelope, waiter.reached)
+    if row.from_agent_id != envelope.from_agent_id:
         raise Conflict("another message has this id", field="id")
-    return reply_of(services, row, 201)
+    return row
 
 
 async def accept(
@@ -353,3 +373,13 @@ def pending_view(envelope: Envelope, reached: Rung = Rung.ACCEPTED) -> MessageVi
         hop=envelope.hop,
         deliver_at=None if envelope.deliver_at is UNSET else envelope.deliver_at,
     )
+
+
+def _recorded_view(envelope: Envelope, progress: Progress) -> MessageView:
+    """Return the message as its row shows it."""
+    view = pending_view(envelope)
+    view.status, view.to_agent_id, view.retry_count = progress.status, progress.to, progress.retry_count
+    view.delivered_at, view.processed_at = progress.delivered_at, progress.processed_at
+    view.next_attempt_at, view.status_reason = progress.next_attempt_at, progress.reason
+    view.result = None if progress.result is None else Raw(progress.result.encode())
+    return view

@@ -1,5 +1,6 @@
 """Everything the handlers of one gateway process share: stores, streams, caches, waiters."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -97,12 +98,23 @@ class Services:
 
     async def publish(self, envelopes: Sequence[Envelope], *, waiter: str | None = None) -> None:
         """Publish; return when all are on disk. Raises: StreamsUnavailable, StreamsFull."""
-        if not self.joined:
-            raise StreamsUnavailable("the streams have not been reached yet")
+        self._check_joined()
         if len(envelopes) == 1:
             await self.publisher.publish(envelopes[0], waiter=waiter)
         else:
             await self.publisher.publish_many(envelopes, waiter=waiter)
+
+    def begin_publishing(self, envelope: Envelope) -> asyncio.Future[None]:
+        """Publish one message; the future is done when it is on disk, or has what `publish` raises.
+
+        Raises: StreamsUnavailable at once where nothing can be published yet.
+        """
+        self._check_joined()
+        return self.publisher.begin(envelope)
+
+    def _check_joined(self) -> None:
+        if not self.joined:
+            raise StreamsUnavailable("the streams have not been reached yet")
 
     async def announce(self, agent_id: str) -> None:
         """Tell every process with a directory that an agent changed, where Redis can be reached. The row is

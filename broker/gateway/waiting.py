@@ -2,19 +2,20 @@
 it begins here and goes on in `reply_waiting`.)
 
 A waiter is registered before its message is published, is woken by receipts over pub/sub, and then looks at
-the row, which alone is the truth. Receipts may be lost (pub/sub) or come before the row is committed, so a
-waiter also looks by itself, at intervals that double. A time-out is no error: the reply says how far it got.
+the row, which alone is the truth; a receipt of the recorder may say what stands there, which saves the look.
+Receipts may be lost (pub/sub) or come before the row is committed, so a waiter also looks by itself, at
+intervals that double. A time-out is no error: the reply says how far it got.
 """
 
 import asyncio
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from broker.store import messages as stored_messages
 from broker.store.pool import Pool
 from schema.errors import StoreUnavailable
-from schema.ledger import Receipt
+from schema.ledger import Progress, Receipt
 from schema.limits import WAITERS_MAX
 from schema.message import MessageView, Status
 
@@ -51,17 +52,25 @@ def rung_of(status: str) -> Rung:
 class Waiter:
     """One request that waits for one message."""
 
-    __slots__ = ("_changed", "message_id", "reached", "wanted")
+    __slots__ = ("_changed", "message_id", "progress", "reached", "wanted")
+
+    is_told: ClassVar = False
+    """Whether receipts may say what its row says."""
 
     def __init__(self, message_id: str, wanted: Rung) -> None:
         self.message_id = message_id
         self.wanted = wanted
         self.reached = Rung.ACCEPTED
+        self.progress: Progress | None = None
+        """What the record said when the message was written there, if that is as far as is wanted."""
         self._changed = asyncio.Event()
 
     def hear(self, receipt: Receipt) -> None:
         """Note a receipt."""
         self.reached = max(self.reached, _RECEIPT_RUNGS.get(receipt.rung, Rung.ACCEPTED))
+        progress = receipt.progress if self.is_told else None
+        if progress is not None and (rung := rung_of(progress.status)) >= self.wanted:
+            self.reached, self.progress = max(self.reached, rung), progress
         if self.reached >= self.wanted:
             self._changed.set()
 
@@ -77,6 +86,15 @@ class Waiter:
                 await self._changed.wait()
         except TimeoutError:
             pass
+
+
+class AuthorWaiter(Waiter):
+    """One request that waits for a message with an id of this gateway's making: what is recorded under it can
+    be no other message, so that what the recorder says of the row need not be looked up."""
+
+    __slots__ = ()
+
+    is_told = True
 
 
 class ReplyWaiter(Waiter):
@@ -99,7 +117,8 @@ class ReplyWaiter(Waiter):
         self._changed.clear()
 
 
-WaiterT = TypeVar("WaiterT", bound=Waiter)
+OneWaiterT = TypeVar("OneWaiterT", bound=Waiter)
+WaiterT = TypeVar("WaiterT", bound=Waiter, covariant=True)
 
 
 class Waiters:
@@ -114,11 +133,15 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
-    def expect(self, message_id: str, wanted: Rung) -> "_Expectation[Waiter]":
+    def expect(self, message_id: str, wanted: Rung) -> "Expectation[Waiter]":
         """Register a waiter for as long as the context lasts; at the limit it only waits for `accepted`."""
         return self._expectation(Waiter(message_id, wanted))
 
-    def expect_reply(self, message_id: str) -> "_Expectation[ReplyWaiter]":
+    def expect_own(self, message_id: str, wanted: Rung) -> "Expectation[AuthorWaiter]":
+        """The same for a message with an id that this gateway has made."""
+        return self._expectation(AuthorWaiter(message_id, wanted))
+
+    def expect_reply(self, message_id: str) -> "Expectation[ReplyWaiter]":
         """Register a waiter for a reply; at the limit it waits for nothing."""
         return self._expectation(ReplyWaiter(message_id))
 
@@ -146,13 +169,15 @@ class Waiters:
         if not waiting:
             del self._by_message[waiter.message_id]
 
-    def _expectation(self, waiter: WaiterT) -> "_Expectation[WaiterT]":
+    def _expectation(self, waiter: OneWaiterT) -> "Expectation[OneWaiterT]":
         if self._count >= self._limit or self._released:
             waiter.release()
-        return _Expectation(self, waiter)
+        return Expectation(self, waiter)
 
 
-class _Expectation(Generic[WaiterT]):
+class Expectation(Generic[WaiterT]):
+    """A context in which a waiter is registered."""
+
     __slots__ = ("_waiter", "_waiters")
 
     def __init__(self, waiters: Waiters, waiter: WaiterT) -> None:
@@ -172,7 +197,8 @@ async def wait_for_row(
 ) -> MessageView | None:
     """Return the message's row once it has reached what the waiter wants, or as it is at the time-out.
 
-    None when there is no row by then, or Postgres is away. `clock`: seconds, monotonic.
+    None when there is no row by then, or Postgres is away, or the waiter has been told what the row says
+    (`progress`). `clock`: seconds, monotonic.
     """
     deadline = clock() + timeout_ms / 1000
     pause_ms, row_pause_ms = float(LOOK_FIRST_MS), float(LOOK_AGAIN_MS)
@@ -184,6 +210,8 @@ async def wait_for_row(
         if waiter.reached < waiter.wanted:
             await waiter.heard(min(pause_ms, left_ms))
             pause_ms *= 2
+        if waiter.progress is not None:
+            return None
         try:
             seen = await stored_messages.get(pool, waiter.message_id)
         except StoreUnavailable:

@@ -1,17 +1,24 @@
-"""HTTP/1.1 on the socket: uvicorn's protocol, with bounds on the head of a request, and its refusals in the
-one shape errors have here.
+"""HTTP/1.1 on the socket: uvicorn's protocol, with bounds on the head of a request, its refusals in the one
+shape errors have here, and short ways for the requests that are most frequent.
 
 uvicorn bounds neither how large a request's head may be nor how long it may take; a client that sends headers
 for ever would grow the process. Bodies are bounded where they are read.
+
+A request to a target that has a short way is collected here and offered to it whole
+(`broker.gateway.exchange`). Whatever is unusual about it sends it on to the framework: one that follows
+another on the same connection before that is answered, one that is to be the last, one whose body is too
+large or does not come in time.
 """
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from broker.gateway import errors
+from broker.gateway.exchange import NO_WAYS, Exchange, ShortWay
 from schema import limits
 from schema.errors import BrokerError, Malformed
 from schema.ids import new_id
@@ -22,10 +29,15 @@ _PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request 
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection of the gateway."""
+    """One connection of the gateway. `ways`: by target (path and query) of a POST."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # uvicorn's own
-        super().__init__(*arguments, **named)
+    def __init__(self, *arguments: Any, ways: Mapping[bytes, ShortWay] = NO_WAYS, **named: Any) -> None:
+        super().__init__(*arguments, **named)  # Any: uvicorn's own
+        self._ways = ways
+        self._way: ShortWay | None = None
+        """Of the request whose body is being collected."""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = False
         self._refusal: BrokerError | None = None
@@ -36,7 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:  # uvicorn's own
         super().connection_made(transport)
         # Who connects and says nothing is given as long as a head is.
-        self._await_head()
+        self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
         if self._discarded_bytes >= 0:
@@ -47,42 +59,149 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > limits.REQUEST_HEAD_BYTES_MAX:
                 self._refuse(_too_large())
+        # What came in one piece needs no deadline, and most requests do.
+        if (self._in_head or self._way is not None) and self._deadline is None:
+            self._set_deadline()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["state"]["abort"] = self.transport.abort  # for streams whose peer takes nothing any more
-        self.scope["state"]["is_gone"] = self.transport.is_closing
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head, self._head_bytes = True, 0
-        self._await_head()
-
-    def on_message_complete(self) -> None:
-        # Whoever sees it need not wait for the body. It must be set before the request's task runs.
-        self.scope["state"]["is_whole"] = True
-        super().on_message_complete()
+        self._forget_deadline()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._forget_deadline()
         framing = 4 * len(self.headers)  # ': ' and the end of the line
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) + framing
+        size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) + framing
         if size > limits.REQUEST_HEAD_BYTES_MAX:
             self._refusal = _too_large()
             raise self._refusal  # the parser turns it into an error of its own, which becomes a refusal
-        super().on_headers_complete()
+        way = self._ways.get(self.url)
+        if way is not None and self._may_be_short():
+            self._way = way
+            return
+        self._begin_ordinary()
+
+    def on_body(self, body: bytes) -> None:
+        if self._way is None:
+            super().on_body(body)
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > limits.MESSAGE_BYTES_MAX:
+            self._go_ordinary_way()
+
+    def on_message_complete(self) -> None:
+        if self._way is not None:
+            self._forget_deadline()
+            if self._is_taken(self._way):
+                return
+            self._go_ordinary_way()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        self._way = None
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Answer what is under way and close; uvicorn calls this."""
+        if self._way is not None:
+            self._go_ordinary_way()  # as a request whose body is still coming, it is under way
+        super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; uvicorn calls this."""
+        self._way = None
         self._refuse(self._refusal or Malformed(msg))
 
+    # --- the short way ------------------------------------------------------------------------------
+
+    def _may_be_short(self) -> bool:
+        """Tell whether the request is the only one under way, and there is nothing unusual in its head."""
+        parser = self.parser
+        return (
+            parser.get_method() == b"POST"
+            and getattr(self.cycle, "response_complete", True)  # None at first, whatever uvicorn's types say
+            and not self.expect_100_continue
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.flow.write_paused
+        )
+
+    def _is_taken(self, way: ShortWay) -> bool:
+        """Offer the request to its short way; True: it is answered, or will be."""
+        headers = dict(self.headers)
+        if len(headers) != len(self.headers):
+            return False
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        exchange = Exchange(headers, body, send=self._reply, begin=self._run)
+        before = self.cycle
+        self.cycle = exchange  # type: ignore[assignment]  # has what is asked of a cycle
+        try:
+            taken = way.take(exchange)
+        except Exception as error:  # the top of the request: a bug of ours
+            exchange.fail(error, path=self.url.partition(b"?")[0].decode("latin-1"))
+            taken = True
+        if taken:
+            self._way = None
+            self._body, self._body_bytes = [], 0
+        else:
+            self.cycle = before
+        return taken
+
+    def _reply(self, exchange: Exchange, parts: list[bytes]) -> None:
+        exchange.response_complete = True
+        if not exchange.disconnected and not self.transport.is_closing():
+            common = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+            if not exchange.keep_alive:
+                common.append(b"connection: close\r\n")
+            self.transport.write(b"".join((parts[0], *common, *parts[1:])))
+            if not exchange.keep_alive:
+                self.transport.close()
+        self.on_response_complete()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:  # whatever it waits for
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # --- the ordinary way ---------------------------------------------------------------------------
+
+    def _begin_ordinary(self) -> None:
+        """Hand the request to the framework, which reads the body as it comes."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # Makes the scope, and would forget what the head said.
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers
+        state = self.scope["state"]
+        state["abort"] = self.transport.abort  # for streams whose peer takes nothing any more
+        state["is_gone"] = self.transport.is_closing
+        super().on_headers_complete()
+
+    def _go_ordinary_way(self) -> None:
+        """Hand over a request that was being collected, with what has come of its body."""
+        self._way = None
+        body, self._body, self._body_bytes = self._body, [], 0
+        self._begin_ordinary()
+        for part in body:
+            super().on_body(part)
+
+    # --- bounds -------------------------------------------------------------------------------------
+
     def _on_deadline(self) -> None:
-        if not self.transport.is_closing():
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self._way is not None:
+            self._go_ordinary_way()  # which has a time-out for bodies, and the word for it
+        else:
             self._refuse(errors.BodyTimeout("the head of the request did not arrive in time"))
 
-    def _await_head(self) -> None:
+    def _set_deadline(self) -> None:
         self._forget_deadline()
         self._deadline = self.loop.call_later(limits.BODY_RECEIVE_MS_MAX / 1000, self._on_deadline)
 

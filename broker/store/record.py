@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import asyncpg
 from msgspec import UNSET
 
 from broker.core.fold import AttemptRow, MessageRow, Rows
@@ -22,6 +23,7 @@ from broker.store.statements import load
 from broker.store.window import EVER, made_within
 from schema.codec import encode
 from schema.errors import DataFault
+from schema.ledger import Progress
 from schema.message import Envelope, Status
 from schema.times import as_utc
 
@@ -29,6 +31,8 @@ _MESSAGES: Final = load("record_messages")
 _UPDATES: Final = load("record_updates")
 COPIED_ROWS_MIN: Final = 128
 """Below, the four round trips more that copying takes cost what it saves (measured)."""
+TOLD_RESULT_CHARS_MAX: Final = 4_096
+"""Who waits for a message with a longer result reads it: words over pub/sub are kept short."""
 _BAD: Final = (Status.FAILED, Status.EXPIRED)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -59,7 +63,7 @@ async def _copy(pool: Pool, rows: Rows, new: list[MessageRow]) -> list[str]:
         await copying.run(connection, copies)
         if whole:
             await connection.execute(
-                _MESSAGES, *_packed_messages(whole), *_packed_attempts([]), _requirements(whole)
+                _MESSAGES, *_packed_messages(whole), *_packed_attempts([]), _requirements(whole), None
             )
         missing, ended = await _change(connection, [row for row in others if row.message is None])
         await quarantine.insert(connection, rows.quarantine)
@@ -71,19 +75,44 @@ async def _merge(pool: Pool, rows: Rows) -> list[str]:
     """Write all by statements that find out what is new and what is not."""
     whole = [row for row in rows.messages if row.message is not None]
     changes = [row for row in rows.messages if row.message is None]
-    packed = (*_packed_messages(whole), *_packed_attempts(rows.attempts), _requirements(whole))
+    packed = (
+        *_packed_messages(whole),
+        *_packed_attempts(rows.attempts),
+        _requirements(whole),
+        texts([message_id for _, message_id in rows.waiting]),
+    )
     ended = _badly_ended(whole)
     if not changes and not rows.quarantine and not ended:
         if whole or rows.attempts:
-            await pool.execute(_MESSAGES, *packed)
+            _note_progress(rows, await pool.fetch(_MESSAGES, *packed))
         return []
+    found: list[asyncpg.Record] = []
     async with pool.transaction() as connection:
         if whole or rows.attempts:
-            await connection.execute(_MESSAGES, *packed)
+            found = await connection.fetch(_MESSAGES, *packed)
         missing, changed = await _change(connection, changes)
         await quarantine.insert(connection, rows.quarantine)
         await _tell(connection, ended + changed)
+    _note_progress(rows, found)
     return missing
+
+
+def _note_progress(rows: Rows, found: list[asyncpg.Record]) -> None:
+    """Note what stands in the rows of messages that are waited for, now that it is committed."""
+    for row in found:
+        to, result = row["to_agent_id"], row["result"]
+        if result is not None and len(result) > TOLD_RESULT_CHARS_MAX:
+            continue
+        rows.progress[str(row["id"])] = Progress(
+            row["status"],
+            None if to is None else str(to),
+            row["retry_count"],
+            row["delivered_at"],
+            row["processed_at"],
+            row["next_attempt_at"],
+            row["status_reason"],
+            result,
+        )
 
 
 async def _tell(connection: Connection, ended: list[Ended]) -> None:

@@ -17,16 +17,21 @@ import httpx
 import pytest
 from cluster import async_client_of
 from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
+from recording import Recorder
 
+from broker.gateway import waiting
+from broker.gateway.exchange import Exchange
 from broker.gateway.quick_send import QuickSend
 from broker.gateway.serve import Running
+from broker.store import messages as stored_messages
+from broker.store.pool import Pool
 from broker.streams.keys import Keys
 from broker.telemetry import metrics
 from schema import limits
 from schema.codec import encode
 from schema.errors import StreamsFull
 from schema.ids import new_id
-from schema.message import LANES, Envelope
+from schema.message import LANES, Envelope, MessageView, SendRequest
 
 QUICK = "/api/messages?wait=accepted"
 ORDINARY = "/api/messages?wait=accepted&timeout_ms=5000"
@@ -95,7 +100,9 @@ CASES = {
     "too large": Case(False, to(content={"a": "x" * limits.MESSAGE_BYTES_MAX})),
     "request id": Case(True, to(), {"X-Request-Id": "mine-1"}),
     "unfit request id": Case(True, to(), {"X-Request-Id": "a b"}),
-    "other headers": Case(True, to(), {"Cookie": "a=b", "Accept": "text/html", "Expect": "100-continue"}),
+    "other headers": Case(True, to(), {"Cookie": "a=b", "Accept": "text/html"}),
+    "asking whether to go on": Case(False, to(), {"Expect": "100-continue"}),
+    "the last on its connection": Case(False, to(), {"Connection": "close"}),
     "charset": Case(False, to(), {"Content-Type": "application/json; charset=utf-8"}),
     "form": Case(False, to(), {"Content-Type": "application/x-www-form-urlencoded"}),
     "no type": Case(True, to(), {"Content-Type": NONE}),
@@ -118,15 +125,15 @@ CASES = {
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by a message id for every message published the short way."""
     found: list[str] = []
-    read = QuickSend._envelope
+    read = QuickSend._message
 
-    def noted(self: QuickSend, event: Any, principal: Any) -> Envelope | None:
-        envelope = read(self, event, principal)
-        if envelope is not None:
-            found.append(envelope.id)
-        return envelope
+    def noted(self: QuickSend, exchange: Exchange) -> tuple[SendRequest, Envelope] | None:
+        message = read(self, exchange)
+        if message is not None:
+            found.append(message[1].id)
+        return message
 
-    monkeypatch.setattr(QuickSend, "_envelope", noted)
+    monkeypatch.setattr(QuickSend, "_message", noted)
     return found
 
 
@@ -184,7 +191,7 @@ class World:
 
     @staticmethod
     def _anonymous(entry: dict[bytes, bytes]) -> dict[str, Any]:
-        (message,) = [httpx.Response(200, content=value).json() for value in entry.values()]
+        message = httpx.Response(200, content=entry[b"m"]).json()
         assert message.pop("id") == message.pop("root_id") or message["reply_to"]
         message.pop("created_at")
         return {"fields": sorted(entry), "message": message}
@@ -231,6 +238,54 @@ async def test_both_ways_answer_alike_and_publish_alike(
             assert not case.quick or ordinary[0] == 202
 
 
+RECORDED = ["by name", "everything", "by capability", "new id", "operator", "request id"]
+
+
+async def test_both_ways_wait_for_the_record_alike_and_show_what_is_there(
+    gateway: Running, register: Register, streams_url: str, taken: list[str], recorder: Recorder
+) -> None:
+    async with meeting(gateway, register, streams_url) as world:
+        for name in RECORDED:
+            case, answers = CASES[name], []
+            for way in ("/api/messages?timeout_ms=5000", "/api/messages", "/api/messages?wait=recorded"):
+                if "timeout" in way:
+                    answers.append(await world.ask(way, case))
+                else:
+                    answers.append(await until_taken(taken, partial(world.ask, way, case)))
+                    row = await stored_messages.get(gateway.services.pool, taken[0])
+                    assert row is not None
+                    assert row.status == answers[-1][2]["status"]
+            assert answers[0][0] == 201
+            assert answers[0] == answers[1] == answers[2]
+
+
+async def test_a_reply_shows_what_the_recorder_said_of_the_row_without_reading_it(
+    gateway: Running,
+    http: httpx.AsyncClient,
+    register: Register,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await register("to")
+    looked: list[str] = []
+    read = stored_messages.get
+
+    async def noted(pool: Pool, message_id: str) -> MessageView | None:
+        looked.append(message_id)
+        return await read(pool, message_id)
+
+    monkeypatch.setattr(waiting, "LOOK_FIRST_MS", 5_000)
+    monkeypatch.setattr(stored_messages, "get", noted)
+    for way in ("/api/messages", "/api/messages?timeout_ms=5000"):
+        shown = (await http.post(way, json=to(content={"a": [1, "x"]}, priority=2))).json()
+        assert looked == []
+        assert (await http.get(f"/api/messages/{shown['id']}")).json() == shown
+        looked.clear()
+    # Under an id of the sender's choice another message may be on record.
+    chosen = (await http.post("/api/messages", json=to(id=new_id()))).json()
+    assert looked == [chosen["id"]]
+
+
 async def test_both_ways_answer_alike_when_publishing_fails(
     gateway: Running, register: Register, streams_url: str, monkeypatch: pytest.MonkeyPatch, taken: list[str]
 ) -> None:
@@ -238,7 +293,8 @@ async def test_both_ways_answer_alike_when_publishing_fails(
         monkeypatch.setattr(gateway.services, "joined", False)
         for given, status in ((None, 503), (StreamsFull("full"), 503), (ZeroDivisionError(), 500)):
             if given is not None:
-                monkeypatch.setattr(gateway.services, "publish", _failing(given))
+                monkeypatch.setattr(gateway.services, "joined", True)
+                monkeypatch.setattr(gateway.services.publisher, "begin", _failing(given))
             case = Case(True, to(), {"X-Request-Id": "mine-2"})
             ordinary = await world.ask(ORDINARY, case)
             assert await until_taken(taken, partial(world.ask, QUICK, case)) == ordinary
@@ -246,10 +302,12 @@ async def test_both_ways_answer_alike_when_publishing_fails(
 
 
 def _failing(error: Exception) -> Any:
-    async def publish(*_: Any, **__: Any) -> None:
-        raise error
+    def begin(*_: Any, **__: Any) -> asyncio.Future[None]:
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stored.set_exception(error)
+        return stored
 
-    return publish
+    return begin
 
 
 async def test_both_ways_say_that_a_message_is_only_buffered(

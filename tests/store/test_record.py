@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_events import (
@@ -23,7 +24,7 @@ from broker.core.fold import MessageRow, Rows, fold
 from broker.store import attempts, messages, record
 from broker.store.pool import Pool
 from schema.ids import new_id
-from schema.ledger import Event, EventKind
+from schema.ledger import Event, EventKind, Progress
 from schema.message import Status
 from schema.times import to_ms
 
@@ -150,6 +151,65 @@ async def test_a_late_delivery_does_not_undo_what_the_recipient_said(pool: Pool)
     assert view is not None
     assert view.status == "processed"
     assert bytes(view.result or b"") == b'{"ok": true}'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": Status.PENDING, "attempt": None, "kind": EventKind.ROUTED},
+        {},
+        {"status": Status.FAILED, "attempt": None, "reason": "hop_limit"},
+        {"status": Status.PROCESSED, "result": Raw(b'{"b": 1, "a": [2.50]}')},
+        {"status": Status.PENDING, "attempt": None, "to": None, "kind": EventKind.ROUTED},
+        {"status": Status.PENDING, "attempt": failed(1, now_ms()), "next_attempt_ms": 9_000},
+    ],
+    ids=["pending", "delivered", "failed", "processed", "parked", "retried"],
+)
+async def test_who_waits_is_told_what_its_row_says(any_pool: Pool, fields) -> None:
+    message, other = envelope(), envelope()
+    if fields.get("to", "") is None:
+        message.to_agent_id = None
+    rows = fold([settled(message, waiter="g", **fields), settled(other)])
+    await record.write(any_pool, rows)
+    assert list(rows.progress) == [message.id]
+    assert rows.progress[message.id] == await said_of(any_pool, message.id)
+
+
+async def said_of(pool: Pool, message_id: str) -> Progress:
+    """What a receipt would have to say of the row as it is."""
+    view = await messages.get(pool, message_id)
+    assert view is not None
+    return Progress(
+        view.status,
+        view.to_agent_id,
+        view.retry_count,
+        view.delivered_at,
+        view.processed_at,
+        view.next_attempt_at,
+        view.status_reason,
+        None if view.result is None else bytes(view.result).decode(),
+    )
+
+
+async def test_who_waits_is_told_what_the_row_says_after_it_met_an_older_one(pool: Pool) -> None:
+    message = envelope()
+    routed = settled(message, kind=EventKind.ROUTED, status=Status.PENDING, attempt=None, waiter="g")
+    await record.write(pool, fold([routed]))
+    await messages.transition(pool, message.id, Status.CANCELLED, now_ms=now_ms())
+    event = settled(message, waiter="g", attempt=failed(1, now_ms()))
+    late = fold([event])
+    await record.write(pool, late)
+    assert late.progress[message.id] == await said_of(pool, message.id)
+    assert late.progress[message.id].status == "cancelled"
+    for again in (fold([routed]), fold([event])):
+        await record.write(pool, again)
+        assert again.progress == {}
+
+
+async def test_a_long_result_is_not_told_but_read(pool: Pool) -> None:
+    rows = fold([settled(envelope(), waiter="g", result=Raw(b'"%b"' % (b"x" * 5_000)))])
+    await record.write(pool, rows)
+    assert rows.progress == {}
 
 
 async def test_what_was_delivered_does_not_expire(pool: Pool) -> None:

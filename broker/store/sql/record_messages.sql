@@ -1,5 +1,6 @@
 -- Write whole messages and attempts: new rows go in, known ones are merged, attempts known already are left.
 -- $1..$25 and $35: columns of messages, $26..$34: columns of attempts, as broker.store.columns packs them.
+-- Returns what now stands in the rows with the ids $36, but for those to which it brought nothing new.
 -- unnest stands in a select list because in FROM each column would first be copied into a store of its own
 -- (measured: 20 % of the statement).
 WITH messages AS (
@@ -43,19 +44,23 @@ WITH messages AS (
             OR excluded.delivered_at < coalesce(m.delivered_at, 'infinity')
             OR excluded.processed_at < coalesce(m.processed_at, 'infinity')
         )
-)
-INSERT INTO message_delivery_log (
-    message_id, round, attempt, status, response_code, response_body, error, duration_ms, attempted_at
-)
-SELECT
-    message_id, coalesce(round, 0), attempt, status, response_code, response_body, error,
-    coalesce(duration_ms, 0), to_timestamp(attempted_ms::float8 / 1000)
-FROM (
+    RETURNING
+        id, status, to_agent_id, retry_count, delivered_at, processed_at, next_attempt_at, status_reason, result
+), attempts AS (
+    INSERT INTO message_delivery_log (
+        message_id, round, attempt, status, response_code, response_body, error, duration_ms, attempted_at
+    )
     SELECT
-        unnest(unpacked($26)::uuid[]) AS message_id, unnest(unpacked($27)::int2[]) AS round,
-        unnest(unpacked($28)::int4[]) AS attempt, unnest(unpacked($29)) AS status,
-        unnest(unpacked($30)::int4[]) AS response_code, unnest(unpacked($31)) AS response_body,
-        unnest(unpacked($32)) AS error, unnest(unpacked($33)::int4[]) AS duration_ms,
-        unnest(unpacked($34)::int8[]) AS attempted_ms
-) AS u
-ON CONFLICT DO NOTHING
+        message_id, coalesce(round, 0), attempt, status, response_code, response_body, error,
+        coalesce(duration_ms, 0), to_timestamp(attempted_ms::float8 / 1000)
+    FROM (
+        SELECT
+            unnest(unpacked($26)::uuid[]) AS message_id, unnest(unpacked($27)::int2[]) AS round,
+            unnest(unpacked($28)::int4[]) AS attempt, unnest(unpacked($29)) AS status,
+            unnest(unpacked($30)::int4[]) AS response_code, unnest(unpacked($31)) AS response_body,
+            unnest(unpacked($32)) AS error, unnest(unpacked($33)::int4[]) AS duration_ms,
+            unnest(unpacked($34)::int8[]) AS attempted_ms
+    ) AS u
+    ON CONFLICT DO NOTHING
+)
+SELECT * FROM messages WHERE id = ANY (unpacked($36)::uuid[])
