@@ -20,9 +20,11 @@ from broker.servers.process import (
     ServerFailed,
     ServerProcess,
     choose_port,
+    keep_port,
     kept_port,
     kept_secret,
     read_pid,
+    refusals_as_failures,
     require_ours,
     runs_with,
     stop_leftover,
@@ -114,6 +116,10 @@ class EmbeddedPostgres:
 
         Raises: ServerFailed, quoting the log.
         """
+        with refusals_as_failures(self._home):
+            self._start()
+
+    def _start(self) -> None:
         # Not 700: a user of its own must pass through. What is inside is private, each by itself.
         self._home.mkdir(mode=0o711, parents=True, exist_ok=True)
         require_ours(self._home)
@@ -210,7 +216,7 @@ class EmbeddedPostgres:
         self._socket_directory = self._sockets.create()
         account.own(self._socket_directory)
         self._write(account, self._data / "agent-broker.conf", self._config_text())
-        (self._home / "port").write_text(str(port))
+        keep_port(self._home / "port", port)
         self._process = ServerProcess(
             self._command(account, "postgres", "-D", str(self._data)),
             log=self._home / "postgres.log",

@@ -13,8 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schema.errors import Unavailable
@@ -203,3 +203,21 @@ def kept_port(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def keep_port(path: Path, port: int) -> None:
+    """Write down the port for the next start; never half of it, or the URLs everybody has would be lost."""
+    if kept_port(path) != port:
+        write_private(path, str(port))
+
+
+@contextmanager
+def refusals_as_failures(home: Path) -> Iterator[None]:
+    """Turn what the file system refuses (it is full, read-only) into what callers wait out and try again.
+
+    Raises: ServerFailed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ServerFailed(f"{home} cannot be used: {error}") from error

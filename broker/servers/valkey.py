@@ -18,9 +18,11 @@ from broker.servers.process import (
     ServerFailed,
     ServerProcess,
     choose_port,
+    keep_port,
     kept_port,
     kept_secret,
     read_pid,
+    refusals_as_failures,
     require_ours,
     runs_with,
     stop_leftover,
@@ -125,6 +127,10 @@ class EmbeddedValkey:
 
         Raises: ServerFailed, quoting the log.
         """
+        with refusals_as_failures(self._home):
+            self._start()
+
+    def _start(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_ours(self._home)
         self._stop_leftover()
@@ -159,7 +165,7 @@ class EmbeddedValkey:
         self._port = port
         self._socket = self._sockets.create() / "valkey.sock"
         write_private(self._config, self._config_text())
-        (self._home / "port").write_text(str(port))
+        keep_port(self._home / "port", port)
         self._process = ServerProcess(
             [str(self._binary or bundled_binary()), str(self._config)],
             log=self._home / "valkey.log",

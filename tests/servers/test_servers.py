@@ -3,6 +3,7 @@
 import glob
 import os
 import pwd
+import resource
 import shutil
 import signal
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -167,6 +169,31 @@ def test_two_valkeys_that_want_one_port_get_two(make_valkey: MakeValkey, home: P
     second = make_valkey(home / "two", port=port)
     second.start()
     assert ask(first.url, "ECHO", "1") == ask(second.url, "ECHO", "1") == "1"
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Let nobody in this process write a byte to a file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["valkey", "postgres"])
+def test_a_server_is_not_started_on_a_full_disk_and_keeps_its_address(
+    kind: str, make_valkey: MakeValkey, make_postgres: MakePostgres
+) -> None:
+    server = make_valkey() if kind == "valkey" else make_postgres()
+    server.start()
+    url = server.url
+    os.kill(server.pid, signal.SIGKILL)
+    with no_room(), pytest.raises(ServerFailed, match="cannot be used"):
+        server.start()
+    server.start()
+    assert server.url == url
 
 
 def test_a_valkey_that_cannot_start_says_why(make_valkey: MakeValkey) -> None:
