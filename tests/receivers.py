@@ -39,6 +39,7 @@ class Received(NamedTuple):
     body: bytes
     at_s: float
     at: float
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 Script = Callable[[Received], Answer | Awaitable[Answer]]
@@ -135,7 +136,7 @@ class Receivers:
         request_line, *lines = head.rstrip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers["content-length"]))
-        agent = request_line.split(" ")[1].removeprefix("/")
+        agent = request_line.split(" ")[1].removeprefix("/").partition("?")[0]
         request = self._received(agent, headers, body)
         self._note(request)
         answer = self._scripts[agent](request)
@@ -161,6 +162,7 @@ class Receivers:
             body=body,
             at_s=time.monotonic(),
             at=time.time(),
+            headers=headers,
         )
 
     def _is_signed(self, agent: str, headers: dict[str, str], body: bytes) -> bool:
