@@ -111,8 +111,8 @@ class Agent(Struct, kw_only=True, frozen=True):
 
     @property
     def is_sealed(self) -> bool:
-        """Tell whether its signing secret is encrypted with a key that this process does not have: nothing can
-        be signed for it, so nothing is pushed."""
+        """Tell whether its signing secret is encrypted with a key that this process does not have: nothing
+        can be signed for it, so nothing is pushed."""
         return self.signing_secret.startswith(SEALED)
 
     @property

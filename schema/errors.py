@@ -124,7 +124,7 @@ class InboxFull(RateLimited):
 
 
 class Killed(Forbidden):
-    """An operator has switched off the agent, the pair of agents, or everything that goes back to a message."""
+    """An operator has switched off the agent, the two agents, or all that goes back to a message."""
 
     code = "killed"
 

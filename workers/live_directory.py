@@ -9,13 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from msgspec.structs import replace
+
+from broker.core.barriers import NOTHING, Switches
 from broker.core.directory import Directory
-from broker.store import agents
+from broker.store import agents, kill_switches
 from broker.store.pool import Pool
 from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY
 from broker.streams.presence import Presence
-from broker.streams.registry import RegistryFollower
+from broker.streams.registry import SWITCHES, RegistryFollower
 from broker.telemetry import logs, metrics, readiness
 from schema.agent import Agent
 from schema.errors import StoreUnavailable, StreamsFull, StreamsUnavailable
@@ -26,6 +29,8 @@ RETRY_S: Final = 0.5
 NOTE_MS: Final = 10_000
 """A successful push counts as a sign of life, noted at most this often per agent."""
 FETCH_MAX: Final = 500
+SEALED_TOLD_MAX: Final = 20
+"""Agents with a secret nobody can read that are named in the log; of more the gauge tells how many."""
 
 OnChange = Callable[[str, Agent | None], None]
 
@@ -39,12 +44,16 @@ class LiveDirectory:
         """Called for every agent that changed (None: it is gone)."""
         self.on_available: list[Callable[[], None]] = []
         """Called when agents may have become available that were not."""
+        self.on_switches: list[Callable[[Switches], None]] = []
+        """Called with the kill switches when they may have changed."""
+        self.switches = NOTHING
         self._pool = pool
         self._url = redis_url
         self._presence = presence
         self._cursor = "0-0"
         self._refreshing = asyncio.Lock()
         self._presence_ms = 0
+        self._sealed: set[str] = set()
         self._noted: dict[str, int] = {}
         self._signs: dict[str, int] = {}
 
@@ -92,6 +101,7 @@ class LiveDirectory:
         async with await open_connection(self._url, name="directory-load", key=REGISTRY) as connection:
             follower = RegistryFollower(connection)
             await follower.start()
+        await self._read_switches()
         found: set[str] = set()
         async for chunk in agents.iterate(self._pool):
             for agent in chunk:
@@ -127,7 +137,9 @@ class LiveDirectory:
 
     async def _apply(self, changed: set[str]) -> None:
         """Read the agents anew and take them over. Applying a change twice is harmless."""
-        ids = sorted(changed)
+        if SWITCHES in changed:
+            await self._read_switches()
+        ids = sorted(changed - {SWITCHES})
         for start in range(0, len(ids), FETCH_MAX):
             wanted = ids[start : start + FETCH_MAX]
             found = {agent.id: agent for agent in await agents.fetch(self._pool, wanted)}
@@ -137,14 +149,38 @@ class LiveDirectory:
             metrics.AGENTS_KNOWN.child().set(len(self.directory))
             self._available()
 
+    async def _read_switches(self) -> None:
+        """Take over what operators have switched off. What waits for an agent that is, is held: to delivery
+        it looks like one that is paused."""
+        former, self.switches = self.switches, await kill_switches.in_force(self._pool)
+        for listener in self.on_switches:
+            listener(self.switches)
+        for agent_id in former.agents ^ self.switches.agents:
+            agent = self.directory.get(agent_id)
+            if agent is not None:
+                self._take(agent_id, agent)
+
     def _take(self, agent_id: str, agent: Agent | None) -> None:
         """Take an agent over as it is now; None: it is gone."""
+        self._note_sealed(agent_id, is_sealed=agent is not None and agent.is_sealed)
+        if agent is not None and agent.killed is not (agent_id in self.switches.agents):
+            agent = replace(agent, killed=not agent.killed)
         if agent is None:
             self.directory.remove(agent_id)
         else:
             self.directory.put(agent)
         for listener in self.on_change:
             listener(agent_id, agent)
+
+    def _note_sealed(self, agent_id: str, *, is_sealed: bool) -> None:
+        """Raise the alarm for an agent nothing can be signed for: what is sent to it waits meanwhile."""
+        if not is_sealed:
+            self._sealed.discard(agent_id)
+        elif agent_id not in self._sealed:
+            self._sealed.add(agent_id)
+            if len(self._sealed) <= SEALED_TOLD_MAX:
+                logs.error("agent.secret_sealed", agent=agent_id, reason="no key of SECRETS_KEY opens it")
+        metrics.AGENTS_SEALED.child().set(len(self._sealed))
 
     async def _watch_presence(self) -> None:
         while True:

@@ -201,6 +201,7 @@ class Router:
         await self._recall_choices()  # What was forwarded, and could not be deleted here, goes there again.
         refused, self._refused = self._refused, []
         for entry in reversed(refused):
+            entry.is_again = True
             self._buffers[entry.lane].appendleft(entry)
 
     def _take(self) -> list[IngressEntry]:

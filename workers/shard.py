@@ -27,6 +27,7 @@ from workers.delivery.delivery import Delivery, DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
 from workers.doorbell import Doorbell
+from workers.guard import Guard
 from workers.live_directory import LiveDirectory
 from workers.loads import ShardLoads
 from workers.placing import Placer
@@ -50,6 +51,7 @@ class House(Struct, frozen=True):
     delivery_rules: DeliveryRules
     router_rules: RouterRules
     drain_s: float
+    guard: Guard | None = None
 
 
 class Shard:
@@ -167,11 +169,20 @@ class Shard:
         directory = house.directory.directory
         loads = ShardLoads(lambda: self.delivery, house.stats)
         shards = house.router_rules.shards
+        if house.guard is not None:
+            house.guard.begin(self._keys.shard)
         self.router = Router(
             connection,
             self._keys,
             lease,
-            placer=Placer(directory, loads, shard=self._keys.shard, shards=shards, chance=random.random),
+            placer=Placer(
+                directory,
+                loads,
+                shard=self._keys.shard,
+                shards=shards,
+                chance=random.random,
+                guard=house.guard,
+            ),
             refresh=house.directory.refresh,
             publisher=house.publisher,
             clock=house.clock,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from broker.core.admission import Quota
+from broker.core.loops import LoopRules
 from broker.settings import Settings
 from broker.store.pool import open_pool
 from broker.streams.ingress import Publisher
@@ -18,6 +20,7 @@ from workers.delivery.delivery import DeliveryRules
 from workers.delivery.endpoint import Allowance
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
+from workers.guard import Guard, GuardRules
 from workers.live_directory import LiveDirectory
 from workers.router import RouterRules
 from workers.runtime import Process, freeze, run_role
@@ -41,7 +44,12 @@ def main(settings: Settings, trades: Sequence[str] = TRADES) -> int:
 async def _work(process: Process, trades: Sequence[str]) -> None:
     settings = process.settings
     link = Link(settings.redis_url, name=process.name)
-    pool = await open_pool(settings.database_url, size=POOL_SIZE, application_name=process.name)
+    pool = await open_pool(
+        settings.database_url,
+        size=POOL_SIZE,
+        application_name=process.name,
+        secrets_keys=settings.secrets_keys,
+    )
     directory = LiveDirectory(
         pool,
         settings.redis_url,
@@ -62,6 +70,9 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         delivery_rules=_delivery_rules(settings),
         router_rules=RouterRules(shards=settings.shards, window_ms=settings.dedup_window_ms),
         drain_s=settings.drain_timeout_ms / 1000,
+        guard=Guard(
+            link, publisher, process.clock, _guard_rules(settings), find_agent=directory.directory.get
+        ),
     )
     try:
         await _until_stopped(process, house, link, trades)
@@ -83,6 +94,12 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
         return
     shards = [Shard(number, house) for number in range(settings.shards)]
     _watch(house, shards)
+    guard = house.guard
+    assert guard is not None
+    guard.routed_here = lambda: [number for number, shard in enumerate(shards) if shard.router is not None]
+    guard.switched(house.directory.switches)
+    house.directory.on_switches.append(guard.switched)
+    house.directory.on_change.append(guard.agent_changed)
     freeze()
     tenant = _Tenant(shards)
     tenancies: dict[str, Tenancy] = {}
@@ -101,6 +118,8 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(shard.run()) for shard in shards]
         background.append(group.create_task(house.directory.run()))
+        if "route" in trades:
+            background.append(group.create_task(guard.run()))
         holding = [group.create_task(tenancy.run(process.stopping)) for tenancy in tenancies.values()]
         await asyncio.wait(holding)
         for task in background:
@@ -136,6 +155,18 @@ def _watch(house: House, shards: Sequence[Shard]) -> None:
     )
     metrics.QUEUE_DEPTH.child(queue="memory").read = lambda: sum(
         shard.delivery.room.queued for shard in shards if shard.delivery is not None
+    )
+
+
+def _guard_rules(settings: Settings) -> GuardRules:
+    return GuardRules(
+        shards=settings.shards,
+        quota=Quota(settings.inbox_messages_max, settings.inbox_mb_max * 1024 * 1024),
+        loops=LoopRules(
+            repeats=settings.loop_repeats_max,
+            alternations=settings.loop_alternations_max,
+        ),
+        root_messages_max=settings.root_messages_max,
     )
 
 

@@ -59,7 +59,7 @@ class Quota(Struct, frozen=True):
         )
 
 
-class Held(Struct):
+class Held(Struct, frozen=True, gc=False):
     """How much an inbox holds at most, as far as its watcher knows."""
 
     messages: int = 0
@@ -69,6 +69,9 @@ class Held(Struct):
 def slack(quota: int, least: int) -> int:
     """Return up to where what was accepted still goes in; 0 for no bound."""
     return quota and quota + max(least, quota // SLACK_PART)
+
+
+_NOTHING: Final = Held()
 
 
 class InboxWatch:
@@ -81,10 +84,10 @@ class InboxWatch:
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
-        self.held = Held()
+        self.held = _NOTHING
         self.is_full = False
         self.is_looking = False
-        self._since = Held()
+        self._since = _NOTHING
         self._messages_left = min(UNSEEN_MESSAGES, quota.messages or UNSEEN_MESSAGES)
         self._bytes_left = min(UNSEEN_BYTES, quota.bytes or UNSEEN_BYTES)
 
@@ -98,6 +101,11 @@ class InboxWatch:
     def takes_more(self) -> bool:
         """Whether the router lets in what was accepted."""
         return not self.is_full or not self.quota.is_exceeded(self._bound())
+
+    def limit(self, quota: Quota) -> None:
+        """Take over another quota; a look is due."""
+        self.quota = quota
+        self._messages_left = self._bytes_left = -1
 
     def looking(self) -> None:
         """Note that a look begins: what is let in from here on may not be in what it finds."""

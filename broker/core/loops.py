@@ -56,11 +56,6 @@ class LoopRules(Struct, frozen=True):
         return self.repeats > 0 or self.alternations > 0
 
 
-def has_cause(envelope: Envelope) -> bool:
-    """Tell whether a message says what it answers: root and hop bound its chain then."""
-    return envelope.hop > 0 or envelope.reply_to is not None
-
-
 class LoopWatch:
     """Looks at messages without a cause, one by one, in the order they are routed.
 

@@ -91,8 +91,11 @@ async def addressed(call: Call[Any, Any]) -> str:  # any body, any query
 
 
 def _applied(services: Services, principal: Principal, change: AgentPatch, agent: Agent) -> Agent:
-    """Return the agent as it will be. Raises: Forbidden for a status that is not the caller's to set."""
+    """Return the agent as it will be. Raises: Forbidden for what is not the caller's to set."""
     after = changed_by(change, agent, now_ms=services.now_ms())
+    quotas = (agent.inbox_messages_max, agent.inbox_bytes_max)
+    if not principal.is_operator and quotas != (after.inbox_messages_max, after.inbox_bytes_max):
+        raise Forbidden("only an operator changes what an inbox may hold", field="inbox_messages_max")
     if after.status is agent.status:
         return after
     if not principal.is_operator and AgentStatus.DISABLED in (after.status, agent.status):

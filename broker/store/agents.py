@@ -35,7 +35,7 @@ _CAPABLE: Final = load("agents_capable")
 _COUNTED: Final = load("capabilities_counted")
 _HEARTBEATS: Final = load("agents_heartbeats")
 
-_FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
+FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class AgentFilter(Struct, kw_only=True, frozen=True):
@@ -97,8 +97,8 @@ async def change(pool: Pool, agent_id: str, changed: Callable[[Agent], Agent]) -
 
 
 async def locked(connection: Connection, agent_id: str) -> Agent | None:
-    """Return an agent, its row locked until the transaction on this connection ends; None if gone. Its secrets
-    are as they are stored: sealed, as `change_with` takes them."""
+    """Return an agent, its row locked until the transaction on this connection ends; None if gone. Its
+    secrets are as they are stored: sealed, as `change_with` takes them."""
     row = await connection.fetchrow(_LOCKED, agent_id)
     return None if row is None else _agent(row)
 
@@ -145,7 +145,7 @@ async def iterate(pool: Pool, chunk: int = 5_000) -> AsyncIterator[list[Agent]]:
 
     Raises: StoreUnavailable.
     """
-    last = _FIRST_ID
+    last = FIRST_ID
     while rows := await pool.fetch(_AFTER, last, chunk):
         yield [_opened(_agent(row), pool.sealer) for row in rows]
         last = str(rows[-1]["id"])
@@ -155,7 +155,7 @@ async def list_page(pool: Pool, wanted: AgentFilter) -> Page[Agent]:
     """Return a page in the order of ids, which is that of registration. Raises: as `messages.list_page`."""
     rows = await pool.fetch(
         _LIST,
-        _FIRST_ID if wanted.cursor is None else position_of(wanted.cursor, str),
+        FIRST_ID if wanted.cursor is None else position_of(wanted.cursor, str),
         None if wanted.status is None else wanted.status.value,
         wanted.type,
         wanted.capabilities,

@@ -20,7 +20,7 @@ READ_ENTRIES_MAX: Final = 128
 class IngressEntry:
     """One entry of an ingress lane. `passed`: it was deduplicated before (scheduled or parked messages)."""
 
-    __slots__ = ("at_ms", "id", "lane", "messages", "passed", "waiter")
+    __slots__ = ("at_ms", "id", "is_again", "lane", "messages", "passed", "waiter")
 
     def __init__(self, lane: Lane, entry_id: str, fields: list[bytes]) -> None:
         self.lane = lane
@@ -29,6 +29,8 @@ class IngressEntry:
         """When Redis took the entry, by its own clock."""
         self.waiter = ""
         self.passed = False
+        self.is_again = False
+        """Whether Redis refused the call that should have moved it, so that it is placed once more."""
         names = fields[::2]
         if names.count(b"m") == len(names):
             self.messages = fields[1::2]

@@ -1,10 +1,16 @@
 """The registry stream: word that an agent changed. It carries ids only; readers re-read the agent's row, so
 secrets never lie in Redis and a missed word is mended by reading everything once."""
 
+from typing import Final
+
 from broker.streams.connection import Connection
 from broker.streams.keys import REGISTRY
 from broker.streams.link import Link
 from schema.limits import REGISTRY_ENTRIES_MAX
+
+SWITCHES: Final = "00000000-0000-0000-0000-000000000000"
+"""In place of an agent's id: the kill switches changed. Nobody is registered under it, so that a process that
+does not know the word looks in vain for an agent and goes on."""
 
 
 class Registry:

@@ -146,6 +146,9 @@ LEDGER_LAG_SECONDS: Final = Gauge("ledger_lag_seconds", "Age of the oldest ledge
 LEASES_HELD: Final = Gauge("leases_held", "Shards this process owns.", {"trade": TRADES})
 FENCED: Final = Counter("fenced_calls", "Calls refused because the shard had a new owner.", {"trade": TRADES})
 AGENTS_KNOWN: Final = Gauge("agents_known", "Agents in this process's directory.")
+AGENTS_SEALED: Final = Gauge(
+    "agents_sealed", "Agents whose signing secret no key of SECRETS_KEY opens; nothing is pushed to them."
+)
 AGENTS_ONLINE: Final = Gauge("agents_online", "Agents heard of within the online window.")
 PRESENCE_CHANGES: Final = Counter(
     "presence_changes", "Changes of presence told, by the new state.", {"state": PRESENCE_STATES}

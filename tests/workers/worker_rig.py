@@ -22,6 +22,7 @@ from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, open_connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
+from broker.streams.link import Link
 from broker.streams.ownership import Lease
 from broker.transport.client import Deadlines, PushClient
 from broker.transport.signature import new_secret
@@ -33,6 +34,7 @@ from schema.message import LANES, Envelope, Lane, Status
 from workers.delivery.delivery import DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
+from workers.guard import Guard, GuardRules
 from workers.router import RouterRules
 from workers.shard import House, Shard
 
@@ -75,6 +77,7 @@ class World:
         self.rules: dict[str, Any] = {}  # Any: whatever DeliveryRules takes
         self.make_client: Callable[[], PushClient] = _loopback_client
         self.window_ms = 120_000
+        self.guard_rules: GuardRules | None = None
         self._stack = AsyncExitStack()
         self._sites: list[Site] = []
 
@@ -215,6 +218,8 @@ class Site:
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: list[Connection] = []
         self._house: House | None = None
+        self._link: Link | None = None
+        self.guard: Guard | None = None
 
     async def work(self) -> None:
         """Begin to work with the leases there are."""
@@ -223,6 +228,14 @@ class Site:
         async with await open_connection(world.url, name="test") as connection:
             await clock.measure(connection)
         publisher = Publisher(world.url, shards=world.shards)
+        if world.guard_rules is not None:
+            self._link = Link(world.url, name="guard")
+            find = world.live.directory.get
+            self.guard = Guard(self._link, publisher, clock, world.guard_rules, find_agent=find)
+            self.guard.routed_here = lambda: {
+                number for number, shard in enumerate(self.shards) if shard.router is not None
+            }
+            self._tasks.append(asyncio.ensure_future(self.guard.run()))
         self._house = House(
             redis_url=world.url,
             directory=world.live,  # type: ignore[arg-type]  # the part of it that shards use
@@ -234,6 +247,7 @@ class Site:
             delivery_rules=DeliveryRules(deadlines=DEADLINES, scale=world.scale, **world.rules),
             router_rules=RouterRules(shards=world.shards, window_ms=world.window_ms),
             drain_s=10,
+            guard=self.guard,
         )
         self.shards = [Shard(number, self._house) for number in range(world.shards)]
         for shard in self.shards:
@@ -292,6 +306,8 @@ class Site:
             await self._house.replies.close()
             await self._house.client.aclose()
             await self._house.publisher.close()
+            if self._link is not None:
+                await self._link.close()
             self._house = None
 
 
