@@ -39,6 +39,13 @@ async def test_ingress_entries_go_with_the_call_that_moves_their_messages(connec
     assert [raw.xlen(keys.ingress[lane]) for lane in LANES] == [2, 3, 0]
 
 
+async def test_a_mailbox_holds_whatever_is_routed_to_it(connection, keys, raw):
+    """What is work is bounded by who may publish, never by what is dropped."""
+    for _ in range(10):
+        await route(connection, keys, moves(*(Move(b"", BOX, b"{}", waiter="gw" * n) for n in (0, 1) * 101)))
+    assert raw.xlen(BOX) == 10 * 202
+
+
 @one_server
 async def test_a_stale_owner_is_fenced_and_changes_nothing_at_all(connection, keys, raw):
     entry = raw.xadd(keys.ingress[Lane.HIGH], {"m": "x"}).decode()

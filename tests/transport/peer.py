@@ -107,10 +107,12 @@ class Peer:
 
 
 @asynccontextmanager
-async def peer(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-    """Serve the script on an ephemeral loopback port."""
+async def peer(
+    script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Peer]:
+    """Serve the script on a loopback port, an ephemeral one unless said."""
     it = Peer(script)
-    server = await asyncio.start_server(it.serve, "127.0.0.1", 0, ssl=tls, backlog=512)
+    server = await asyncio.start_server(it.serve, host, port, ssl=tls, backlog=512)
     it.port = server.sockets[0].getsockname()[1]
     it.scheme = "https" if tls else "http"
     try:

@@ -94,6 +94,22 @@ async def test_name_that_is_rebound_between_connections_is_denied() -> None:
         assert there.accepted == 1
 
 
+async def test_a_name_rebound_after_it_was_judged_leads_nowhere_else() -> None:
+    """Its name server tells whoever asks first an address that may be dialled, and then another."""
+    told = iter(["127.0.0.1"])
+
+    def rebinding(host: str, port: object, **_: object) -> Rows:
+        return [(None, None, None, "", (next(told, "127.0.0.2"), 0))]
+
+    policy = AddressPolicy(["127.0.0.1/32"])
+    async with peer(serving) as there, peer(serving, host="127.0.0.2", port=there.port) as canary:
+        async with pushing(policy=policy, resolver=Resolver(policy, getaddrinfo=rebinding)) as client:
+            outcome = await post(client, there.target("rebound.example"))
+        assert canary.accepted == 0
+        assert isinstance(outcome, Answer)
+        assert there.accepted == 1
+
+
 async def test_next_address_is_tried_when_one_refuses() -> None:
     # Nobody listens on 127.0.0.2 at the ephemeral port the peer was given on 127.0.0.1.
     resolver = Resolver(LOOPBACK, getaddrinfo=names(two=["127.0.0.2", "127.0.0.1"]))

@@ -1,5 +1,7 @@
 """Several shards: forwarding by name and by choice, repeated after a crash, never to two agents."""
 
+import asyncio
+
 import msgspec
 import pytest
 from worker_rig import World, message, until
@@ -11,6 +13,7 @@ from schema.errors import StoreUnavailable, StreamsUnavailable
 from schema.ids import new_id, shard_of
 from schema.ledger import EventKind
 from schema.message import Lane, Status
+from workers import router
 
 SHARDS = 3
 
@@ -99,9 +102,12 @@ async def test_a_message_published_twice_never_reaches_two_agents(any_streams_ur
 async def test_a_crash_between_forward_and_delete_repeats_the_same_choice(
     any_streams_url, monkeypatch, copies
 ):
-    async with World(any_streams_url, shards=2) as world:
+    """Two other shards: a second choice might lie in the one that has not seen the first."""
+    async with World(any_streams_url, shards=SHARDS) as world:
         receiver = await world.receiver()
-        agents = [world.agent(receiver, shard=1, capabilities=("sums",)) for _ in range(20)]
+        agents = [
+            world.agent(receiver, shard=shard, capabilities=("sums",)) for shard in (1, 2) for _ in range(10)
+        ]
         dying = await world.site("route", shards=[0])
         run = Connection.run
 
@@ -113,14 +119,15 @@ async def test_a_crash_between_forward_and_delete_repeats_the_same_choice(
 
         monkeypatch.setattr(Connection, "run", crash)
         sent = [message(requirements=["sums"]) for _ in range(200)]
-        sent = [one for one in sent if shard_of(one.id, 2) == 0]
+        sent = [one for one in sent if shard_of(one.id, SHARDS) == 0]
         for _ in range(copies):
             await world.send(*sent)
-        ingress = world.keys[1].ingress[Lane.NORMAL]
-        await until(lambda: world.raw.xlen(ingress) > 0)
+        ingresses = [world.keys[shard].ingress[Lane.NORMAL] for shard in (1, 2)]
+        await until(lambda: all(world.raw.xlen(ingress) > 0 for ingress in ingresses))
         await dying.kill()
         forwarded = {
             envelope.id: envelope.to_agent_id
+            for ingress in ingresses
             for _, fields in world.raw.xrange(ingress)
             for envelope in [decode_stored_envelope(fields[b"m"])]
         }
@@ -177,6 +184,33 @@ async def test_while_postgres_is_away_what_cannot_be_judged_waits_and_the_rest_g
         assert not any(world.ends().get(one.id) for one in waiting)
         world.agent(receiver, name="late")
         world.live.refreshing = None
+        await world.until_ended([one.id for one in waiting])
+        assert world.ends()[waiting[-1].id] == [(Status.FAILED, "unknown_recipient")]
+        assert receiver.times == dict.fromkeys([*ids, *(one.id for one in waiting[:-1])], 1)
+        assert site.failures == []
+        await world.until_clean()
+
+
+async def test_a_postgres_that_says_nothing_holds_up_unknown_names_only(any_streams_url, monkeypatch):
+    """Taken connections, no answer: nothing fails, and known names must not wait for it to fail."""
+    monkeypatch.setattr(router, "JUDGE_S", 0.05)
+    monkeypatch.setattr(router, "SET_ASIDE_S", 0.05)
+    async with World(any_streams_url) as world:
+        receiver = await world.receiver()
+        known = world.agent(receiver)
+        site = await world.site()
+        answered = asyncio.Event()
+        world.live.refreshing = answered.wait
+        ids: list[str] = []
+        waiting = [message("late") for _ in range(20)] + [message("never")]
+        for one in waiting:
+            await world.send(one)
+            ids += await world.send(message(known))
+        await world.until_ended(ids)
+        assert world.live.refreshes == 1  # One question is under way, and no second one is asked meanwhile.
+        assert not any(world.ends().get(one.id) for one in waiting)
+        world.agent(receiver, name="late")
+        answered.set()
         await world.until_ended([one.id for one in waiting])
         assert world.ends()[waiting[-1].id] == [(Status.FAILED, "unknown_recipient")]
         assert receiver.times == dict.fromkeys([*ids, *(one.id for one in waiting[:-1])], 1)

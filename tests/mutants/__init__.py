@@ -1,0 +1,1 @@
+"""Deliberate faults of the broker that only tests can turn on, and which test catches each."""
