@@ -61,7 +61,7 @@ STORES: Final = ("redis", "postgres")
 STORE_ERRORS: Final = ("unavailable", "timeout", "data", "conflict", "other")
 KEEPER_JOBS: Final = (
     *("due", "scheduled", "expired", "unparked", "swept", "offline", "partitions"),
-    *("statistics", "idempotency", "departed", "outbox", "work_orders", "endpoints"),
+    *("statistics", "idempotency", "departed", "outbox", "work_orders", "endpoints", "keys"),
 )
 WORK_ORDER_ACTIONS: Final = (
     *("create", "offer", "accept", "reject", "progress", "complete", "fail", "cancel", "expire"),
@@ -177,6 +177,11 @@ RECORD_EVENTS: Final = Histogram(
     "record_events", "Events per transaction of the recorder.", bounds=BATCH_SIZES
 )
 KEPT: Final = Counter("kept_messages", "What the keeper moved or ended.", {"job": KEEPER_JOBS})
+REROUTED: Final = Counter(
+    "rerouted_messages",
+    "Messages passed on to another capable agent, by why.",
+    {"reason": ("declined", "failed")},
+)
 DEAD_LETTERS: Final = Counter("dead_messages", "Messages recorded as failed or expired.", {"reason": None})
 BOUNCES: Final = Counter(
     "bounced_messages",
