@@ -114,7 +114,7 @@ class ShardRecorder:
     async def _gather(self, ledger: Ledger, after: str, size: ReadSize, linger: Linger) -> Batch:
         """Read a batch: what there is, and what comes while it lingers."""
         batch, shard = Batch(), self._lease.shard
-        deadline_s: float | None = None
+        began_s = 0.0
         while True:
             asked = size.entries
             entries = await ledger.read(
@@ -123,16 +123,16 @@ class ShardRecorder:
             if entries:
                 size.learn(entries)
                 batch.add(entries)
-            if batch.is_empty or batch.is_ready or self.is_stopping:
+            if batch.is_empty or batch.is_full or self.is_stopping:
                 return batch
             if len(entries) == asked:
                 continue  # There is more at once.
             now_s = time.monotonic()
-            if deadline_s is None:
-                deadline_s = now_s + linger.ms / 1000
-            if now_s >= deadline_s:
+            began_s = began_s or now_s
+            left_s = began_s + (linger.awaited_ms if batch.is_awaited else linger.ms) / 1000 - now_s
+            if left_s <= 0:
                 return batch
-            await self.pause(min(deadline_s - now_s, linger.look_ms / 1000))
+            await self.pause(min(left_s, linger.look_ms / 1000))
 
     async def _record(self, ledger: Ledger, tell: Tell, batch: Batch) -> bool:
         """Commit a batch, tell, cut. False: stopped while Postgres was away, and nothing is lost by it."""

@@ -279,18 +279,31 @@ def test_reads_adapt_to_the_size_of_entries(events: int, size_bytes: int, entrie
     assert abs(size.entries - entries) <= 1
 
 
-def test_a_batch_is_ready_when_it_is_large_or_awaited() -> None:
+def test_a_batch_is_full_when_it_is_large_and_awaited_when_somebody_waits() -> None:
     batch = Batch()
     assert batch.is_empty
     batch.add(entries_of(1, 10)(1))
-    assert (batch.is_empty, batch.is_ready, batch.last_id) == (False, False, "1-0")
+    assert (batch.is_empty, batch.is_full, batch.last_id) == (False, False, "1-0")
     batch.add(entries_of(250, 10)(2))
-    assert batch.is_ready
+    assert (batch.is_full, batch.is_awaited) == (True, False)
     awaited = Batch()
     entry = entries_of(1, 10)(1)[0]
     entry.events = [settled(envelope(), waiter="g")]
     awaited.add([entry])
-    assert awaited.is_ready
+    assert (awaited.is_full, awaited.is_awaited) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("events_per_s", "shortest_ms", "lingers_ms"),
+    [(0, 15, 0), (100, 15, 0), (150, 15, 8), (10_000, 15, 8), (1_000, 2, 2), (1_000, 0, 0)],
+)
+def test_who_waits_waits_for_others_only_where_some_are_likely_to_come(
+    events_per_s: int, shortest_ms: int, lingers_ms: int
+) -> None:
+    linger = Linger(shortest_ms)
+    for _ in range(40):
+        linger.learn(events_per_s // 10, 100)
+    assert linger.awaited_ms == lingers_ms
 
 
 @pytest.mark.parametrize(
