@@ -63,6 +63,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring the database's schema up to date").set_defaults(
         command=_migrate
     )
+    _add_secrets(commands.add_parser("secrets", help="how agents' secrets are encrypted in the database"))
     _add_program(
         commands.add_parser("doctor", help="what is wrong with the stores and settings, and how to mend it"),
         words,
@@ -115,6 +116,12 @@ def _add_role(parser: argparse.ArgumentParser, command: Command) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="store_true", help="as a file of environment variables")
     parser.set_defaults(command=_settings)
+
+
+def _add_secrets(parser: argparse.ArgumentParser) -> None:
+    todo = parser.add_subparsers(required=True, metavar="what")
+    rotate = todo.add_parser("rotate", help="encrypt every one with the first key of SECRETS_KEY")
+    rotate.set_defaults(command=_rotate_secrets)
 
 
 def _add_program(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -217,6 +224,36 @@ def _migrate(_: argparse.Namespace) -> int:
     return 0
 
 
+def _rotate_secrets(_: argparse.Namespace) -> int:
+    from broker.store.pool import open_pool
+    from broker.store.sealing import Sealed, seal_all
+    from schema.errors import BrokerError
+
+    settings = _of_running()
+
+    async def rotate() -> Sealed:
+        pool = await open_pool(
+            settings.database_url,
+            size=1,
+            application_name="agent-broker secrets",
+            secrets_keys=settings.secrets_keys,
+        )
+        try:
+            return await seal_all(pool)
+        finally:
+            await pool.aclose()
+
+    try:
+        done = asyncio.run(rotate())
+    except BrokerError as error:
+        sys.stderr.write(f"agent-broker: {error}\n")
+        return 1
+    print(f"{done.agents} agents' secrets encrypted with the first key")
+    for agent_id in done.unreadable:
+        sys.stderr.write(f"agent-broker: no key of SECRETS_KEY opens the secret of agent {agent_id}\n")
+    return 1 if done.unreadable else 0
+
+
 def _settings(args: argparse.Namespace) -> int:
     if args.env:
         sys.stdout.write(example(Settings.model_fields))
@@ -250,22 +287,27 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from broker.doctor.run import main as run
+
+    return run(args, _of_running())
+
+
+def _of_running() -> Settings:
+    """Return the settings; what they leave open, as the `up` that runs on the data directory has it."""
     from broker.servers.process import kept_secret
     from broker.servers.running import read_running
-    from broker.supervisor.plan import PEPPER_FILE
+    from broker.supervisor.plan import PEPPER_FILE, secrets_keys
 
     given = load()
-    found = read_running(Path(given.data_dir))
+    data_dir = Path(given.data_dir)
+    found = read_running(data_dir)
     if found is None:
-        return run(args, load(needs=STORES))
-    return run(
-        args,
-        load(
-            redis_url=given.redis_url or found.redis_url,
-            database_url=given.database_url or found.database_url,
-            agent_api_key=given.agent_api_key or found.api_key,
-            key_pepper=given.key_pepper or kept_secret(Path(given.data_dir) / PEPPER_FILE),
-        ),
+        return load(needs=STORES)
+    return load(
+        redis_url=given.redis_url or found.redis_url,
+        database_url=given.database_url or found.database_url,
+        agent_api_key=given.agent_api_key or found.api_key,
+        key_pepper=given.key_pepper or kept_secret(data_dir / PEPPER_FILE),
+        secrets_key=secrets_keys(given, data_dir),
     )
 
 

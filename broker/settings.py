@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.core.addresses import PortRange
 from broker.settings_words import accepted, example, in_words
+from schema.limits import SECRETS_KEY_CHARS_MIN
 
 EXIT_CODE_FAULTY: Final = 2
 PORT_MAX: Final = 65_535
@@ -119,6 +120,13 @@ class Settings(BaseSettings):
         "any text, the same on every gateway, never changed",
         "Mixed into the stored hashes of agents' keys. Unset: `up` makes one; elsewhere there is none.",
         hide="is a secret",
+    )
+    secrets_key: str = _text(
+        "",
+        f"keys of at least {SECRETS_KEY_CHARS_MIN} characters, separated by commas: openssl rand -base64 32",
+        "What agents' signing secrets are encrypted with in Postgres: the first key encrypts, all decrypt. "
+        "The same on every process. Unset: `up` makes one; elsewhere secrets are stored as they are.",
+        hide="is a key",
     )
     require_authentication: bool = Field(
         True, description="Off only for experiments: the gateway then listens on loopback addresses only."
@@ -306,6 +314,18 @@ class Settings(BaseSettings):
             raise ValueError("holds a space or a character that no HTTP header can carry")
         return key
 
+    @field_validator("secrets_key")
+    @classmethod
+    def _are_keys(cls, text: str) -> str:
+        if any(len(key) < SECRETS_KEY_CHARS_MIN for key in _parts(text)):
+            raise ValueError(f"a key has fewer than {SECRETS_KEY_CHARS_MIN} characters")
+        return text
+
+    @property
+    def secrets_keys(self) -> tuple[str, ...]:
+        """The keys of `secrets_key`, the one that encrypts first."""
+        return _parts(self.secrets_key)
+
     @field_validator("host")
     @classmethod
     def _is_host(cls, host: str) -> str:
@@ -345,6 +365,10 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _with_scheme(url: str, schemes: tuple[str, ...]) -> str:

@@ -113,6 +113,11 @@ ROUTE_SCAN_MAX: Final = 64
 """Candidates a scan looks at for one with room; then the message queues at the least loaded one seen."""
 ROUTE_EXCLUDED_MAX: Final = 32
 """Candidates a re-routed message may already have tried: fewer than a scan, so it always finds another."""
+REROUTES_MAX: Final = 5
+"""Times a message goes on to another agent; the one that has it then is the last, whatever comes of it."""
+REROUTE_ATTEMPTS: Final = 3
+"""Failed attempts at an agent chosen by capability before another gets the message (six seconds of the
+`agent` schedule). With nobody else there the agent keeps its whole schedule."""
 ROUTE_POOLS_MAX: Final = 10_000
 ROUTE_POOLS_MEMBERS_MAX: Final = 8_000_000
 """Cached candidate lists, and members in all of them (4 bytes each). At either bound it starts anew."""

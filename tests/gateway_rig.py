@@ -19,9 +19,11 @@ def settings_for(redis_url: str, database_url: str, **more: Any) -> Settings:
         "database_url": database_url,
         "agent_api_key": OPERATOR_KEY,
         "key_pepper": "pepper",
+        "secrets_key": "a-key-of-more-than-thirty-two-characters",
         "port": 0,
         "drain_timeout_ms": 5_000,
         "endpoint_allow_cidrs": "127.0.0.0/8",
+        "endpoint_ports": "1-65535",
     }
     return Settings(**(given | more))
 

@@ -58,7 +58,12 @@ class Keeper:
 async def _work(process: Process) -> None:
     settings = process.settings
     link = Link(settings.redis_url, name=process.name)
-    pool = await open_pool(settings.database_url, size=POOL_SIZE, application_name=process.name)
+    pool = await open_pool(
+        settings.database_url,
+        size=POOL_SIZE,
+        application_name=process.name,
+        secrets_keys=settings.secrets_keys,
+    )
     freeze()
     try:
         await _keep(process, link, pool)

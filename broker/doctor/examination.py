@@ -8,10 +8,12 @@ import asyncio
 from typing import Final
 
 from broker.core.diagnosis import Finding, Severity, judge_cluster, judge_postgres, judge_redis, worst_first
+from broker.doctor.secrets import judge_secrets
 from broker.doctor.settings import judge_settings
 from broker.settings import Settings
 from broker.store.facts import postgres_facts
 from broker.store.pool import open_pool
+from broker.store.sealing import counted
 from broker.streams.connection import Connection, open_connection
 from broker.streams.facts import redis_facts
 from schema.errors import BrokerError, Unavailable
@@ -45,10 +47,17 @@ async def _redis(settings: Settings) -> list[Finding]:
 
 
 async def _postgres(settings: Settings) -> list[Finding]:
-    pool = await open_pool(settings.database_url, size=1, application_name="agent-broker doctor")
+    pool = await open_pool(
+        settings.database_url,
+        size=1,
+        application_name="agent-broker doctor",
+        secrets_keys=settings.secrets_keys,
+    )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return judge_postgres(await postgres_facts(pool))
+            facts = await postgres_facts(pool)
+            sealed = [] if facts.pending else judge_secrets(await counted(pool), pool.sealer)
+            return [*judge_postgres(facts), *sealed]
     except (BrokerError, TimeoutError) as error:
         return [_away("postgres", "DATABASE_URL", error)]
     finally:

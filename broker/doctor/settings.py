@@ -62,6 +62,14 @@ def judge_access(settings: Settings) -> list[Finding]:
                 "set it before agents are registered; keys given out earlier have to be rotated",
             )
         )
+    if not settings.secrets_key:
+        found.append(
+            _warning(
+                "settings.no_secrets_key",
+                "SECRETS_KEY is not set: whoever reads the database can sign pushes as this broker",
+                "set it on every process (openssl rand -base64 32), then run `agent-broker secrets rotate`",
+            )
+        )
     if settings.require_authentication and is_public:
         found.append(
             _warning(

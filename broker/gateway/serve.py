@@ -104,7 +104,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     refuse_unsafe_access(settings)
     listener = _listener(settings.host, settings.port)
     pool = await open_pool(
-        settings.database_url, size=POOL_CONNECTIONS, application_name="agent-broker gateway"
+        settings.database_url,
+        size=POOL_CONNECTIONS,
+        application_name="agent-broker gateway",
+        secrets_keys=settings.secrets_keys,
     )
     policy = policy_of(settings.model_copy(update={"port": listener.getsockname()[1]}))
     contract = encode(document(OPERATIONS, version=metrics.installed_version()))
@@ -122,6 +125,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 background.create_task(services.agents.run()),
                 background.create_task(services.key_use.run()),
                 background.create_task(services.contacts.run()),
+                background.create_task(services.gatekeeper.run()),
                 background.create_task(services.realtime.run()),
                 background.create_task(_join(services)),
             ]

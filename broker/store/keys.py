@@ -22,6 +22,9 @@ _LOCK_AGENT: Final = load("agent_lock")
 _REVOKE: Final = load("key_revoke")
 _EXPIRE: Final = load("key_expire")
 _USED: Final = load("keys_used")
+_FORGET: Final = load("keys_forget")
+
+FORGOTTEN_ROWS: Final = 1_000
 
 
 class StoredKey(Struct, kw_only=True, frozen=True):
@@ -104,6 +107,12 @@ async def note_used(pool: Pool, used_ms: Mapping[str, int]) -> None:
         # One order for everybody, so that two writers cannot deadlock.
         ids = sorted(used_ms)
         await pool.execute(_USED, ids, [used_ms[key_id] for key_id in ids])
+
+
+async def forget(pool: Pool, *, ended_before_ms: int) -> int:
+    """Delete keys that ended before then, a batch of them; return how many. Raises: StoreUnavailable."""
+    gone: int = await pool.fetch_value(_FORGET, from_ms(ended_before_ms), FORGOTTEN_ROWS)
+    return gone
 
 
 def _key(row: asyncpg.Record) -> StoredKey:

@@ -7,12 +7,13 @@ patience ends.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 
+from broker.core.sealing import Sealer
 from broker.store.faults import mapped
 from broker.telemetry import metrics
 from schema.errors import BrokerError, StoreUnavailable
@@ -33,9 +34,13 @@ _WANTED: Final = metrics.POSTGRES_CONNECTIONS.child(state="wanted")
 
 
 class Pool:
-    """A pool of connections whose errors are ours. Make one with `open_pool`."""
+    """A pool of connections whose errors are ours. Make one with `open_pool`.
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    `sealer`: what secrets in the rows are sealed and opened with.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", sealer: Sealer) -> None:
+        self.sealer = sealer
         self._pool = pool
 
     @asynccontextmanager
@@ -98,8 +103,11 @@ class Pool:
             self._pool.terminate()
 
 
-async def open_pool(database_url: str, *, size: int = 4, application_name: str) -> Pool:
-    """Return a pool of at most `size` connections, none of them open yet."""
+async def open_pool(
+    database_url: str, *, size: int = 4, application_name: str, secrets_keys: Sequence[str] = ()
+) -> Pool:
+    """Return a pool of at most `size` connections, none of them open yet. `secrets_keys`: what secrets in
+    rows are sealed with (the first) and opened with (any); a process that needs no secret has none."""
     with mapped():
         pool = await asyncpg.create_pool(
             database_url,
@@ -114,7 +122,7 @@ async def open_pool(database_url: str, *, size: int = 4, application_name: str) 
             reset=_keep,
             server_settings=session_settings(application_name),
         )
-    return Pool(pool)
+    return Pool(pool, Sealer(secrets_keys))
 
 
 def session_settings(application_name: str) -> dict[str, str]:

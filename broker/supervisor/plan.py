@@ -20,6 +20,7 @@ GRACE_S: Final = 5.0
 """What a process may take beyond its drain time before it is killed."""
 OPERATOR_KEY_FILE: Final = "operator-key"
 PEPPER_FILE: Final = "key-pepper"
+SECRETS_FILE: Final = "secrets-key"
 NAME_FILE: Final = "name"
 """What tells this data directory's processes from others' on the same stores; the same after every restart,
 so that a process started again takes its leases back at once."""
@@ -97,6 +98,7 @@ def environment_for_children(settings: Settings, stores: Stores, data_dir: Path)
         "DATABASE_URL": stores.database_url,
         "AGENT_API_KEY": settings.agent_api_key or kept_secret(data_dir / OPERATOR_KEY_FILE),
         "KEY_PEPPER": settings.key_pepper or kept_secret(data_dir / PEPPER_FILE),
+        "SECRETS_KEY": secrets_keys(settings, data_dir),
         "ENDPOINT_ALLOW_CIDRS": ",".join(map(str, settings.endpoint_allow_cidrs)) or LOOPBACK,
         "CLOSED_LOCAL_PORTS": ",".join(_closed_ports(settings, stores)),
         "HOST": settings.host,
@@ -106,6 +108,16 @@ def environment_for_children(settings: Settings, stores: Stores, data_dir: Path)
         "LOG_LEVEL": settings.log_level,
         "MESSAGE_QUEUE_WORKERS": str(settings.message_queue_workers),
     }
+
+
+def secrets_keys(settings: Settings, data_dir: Path) -> str:
+    """Return the keys secrets are encrypted with: those that are set, and the data directory's own, made
+    where none is set. One that is set later encrypts from then on; the directory's still opens what it has
+    sealed."""
+    path = data_dir / SECRETS_FILE
+    if settings.secrets_key and not path.exists():
+        return settings.secrets_key
+    return ",".join(filter(None, (settings.secrets_key, kept_secret(path))))
 
 
 def _closed_ports(settings: Settings, stores: Stores) -> list[str]:

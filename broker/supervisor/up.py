@@ -43,6 +43,7 @@ MIGRATE_S: Final = 60.0
 """How long a database that is set by URL may take to come up."""
 MIGRATE_RETRY_S: Final = 0.5
 SLOW_START_S: Final = 30.0
+SEALED_TOLD_MAX: Final = 20
 ORPHANS_GRACE_S: Final = 8.0
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -105,6 +106,7 @@ class Up:
 
     async def _run_children(self, directory: DataDirectory, lifeline: Lifeline, stores: Stores) -> int:
         environment = environment_for_children(self._settings, stores, directory.path)
+        await _seal(stores.database_url, environment["SECRETS_KEY"])
         plan = Plan(self._settings, directory, lifeline, environment)
         stages = self._make_stages(plan, self._settings)
         host, port = self._settings.metrics_host, self._settings.metrics_port
@@ -223,6 +225,27 @@ async def _migrate(database_url: str, stop: asyncio.Event) -> None:
             for name in applied:
                 logs.event("supervisor.migrated", migration=name)
             return
+
+
+async def _seal(database_url: str, keys: str) -> None:
+    """Encrypt what an older release, or an older key, has left; what cannot be is told and waits."""
+    from broker.store.pool import open_pool
+    from broker.store.sealing import seal_all
+
+    pool = await open_pool(
+        database_url, size=1, application_name="agent-broker up", secrets_keys=tuple(keys.split(","))
+    )
+    try:
+        done = await seal_all(pool)
+    except BrokerError as error:
+        logs.warning("supervisor.secrets_not_sealed", reason=error.message)
+    else:
+        if done.agents:
+            logs.event("supervisor.secrets_sealed", agents=done.agents)
+        if done.unreadable:
+            logs.error("supervisor.secrets_unreadable", agents=done.unreadable[:SEALED_TOLD_MAX])
+    finally:
+        await pool.aclose()
 
 
 def _with_port(settings: Settings) -> Settings:

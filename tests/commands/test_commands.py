@@ -133,7 +133,7 @@ def test_a_work_order_from_asking_to_delivery(shell: Shell) -> None:
 
 
 def test_dead_letters_and_statistics(shell: Shell, calm_broker: WholeBroker) -> None:
-    name = shell.agent("dies", "--endpoint", "http://127.0.0.1:9/")
+    name = shell.agent("dies", "--endpoint", "http://127.0.0.1:1099/")
     sent = shell.json("send", "{}", "--to", name, "--wait", "processed", "--timeout-ms", "30000")
     assert sent["status"] == "failed"
     assert [row["id"] for row in shell.rows("dead-letters", "list", "--to", name)] == [sent["id"]]

@@ -22,7 +22,12 @@ from broker.doctor.examination import examine
 from broker.doctor.run import EXIT_FATAL, EXIT_WELL, main
 from broker.doctor.settings import judge_settings
 from broker.settings import STORES, Settings
+from broker.store import agents
+from broker.store.keys import StoredKey
 from broker.store.pool import open_pool
+from broker.transport.signature import new_secret
+from schema.agent import Agent
+from schema.ids import new_id
 
 KEY = "a-long-and-random-operator-key"
 
@@ -111,6 +116,21 @@ def test_nobody_listens_to_other_machines_with_a_key_out_of_instructions(
     assert environment["AGENT_API_KEY"] not in said
 
 
+async def test_secrets_in_the_clear_and_those_no_key_opens_are_found(
+    streams_url: str, database_url: str
+) -> None:
+    given = settings(streams_url, database_url)
+    for name, stored in (("clear", new_secret()), ("lost", "sealed:1:00000000:AAAA")):
+        pool = await open_pool(database_url, size=1, application_name="test")
+        agent = Agent(id=new_id(), name=name, signing_secret=stored)
+        key = StoredKey(id=name, agent_id=agent.id, scopes=(), hash=b"h", prefix="abk_", created_ms=1)
+        await agents.register(pool, agent, key)
+        await pool.aclose()
+    found = {finding.code: finding for finding in await examine(given)}
+    assert found["postgres.secrets_in_the_clear"].message.startswith("1 secrets")
+    assert found["postgres.secrets_unreadable"].message.startswith("1 secrets")
+
+
 async def forgetful(database_url: str) -> str:
     """Make the database's sessions forgetful; it is dropped after the test."""
     pool = await open_pool(database_url, size=1, application_name="test")
@@ -139,6 +159,7 @@ HERE = ("redis://127.0.0.1", "postgresql://127.0.0.1/x")
         ({"agent_api_key": "ChangeMe-now-or-be-sorry-forever"}, "settings.example_key", "warning"),
         ({"agent_api_key": "abcabcabcabcabcabcabcabcabc"}, "settings.simple_key", "warning"),
         ({"key_pepper": ""}, "settings.no_pepper", "warning"),
+        ({"secrets_key": ""}, "settings.no_secrets_key", "warning"),
         ({"host": "0.0.0.0"}, "settings.plain_http", "warning"),
         ({"durability": "everysec"}, "settings.buffered", "warning"),
         ({"endpoint_allow_cidrs": "0.0.0.0/0"}, "settings.wide_network", "warning"),

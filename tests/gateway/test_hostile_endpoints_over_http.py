@@ -7,7 +7,10 @@ import pytest
 from gateway_rig import calling, held, settings_for, until_ready
 from hostile_addresses import GOOD, HOSTILE, each
 
+from broker.settings import Settings
+
 PORT = 8_443
+DEFAULT_PORTS = Settings.model_fields["endpoint_ports"].default
 JUDGED_AT_CONNECT = {
     "names that lead inside",
     "good and bad answers mixed",
@@ -22,7 +25,7 @@ def refused_at_once() -> list[str]:
 
 
 async def test_hostile_endpoints_are_refused_at_registration_and_at_every_change(streams_url, database_url):
-    settings = settings_for(streams_url, database_url, endpoint_allow_cidrs="")
+    settings = settings_for(streams_url, database_url, endpoint_allow_cidrs="", endpoint_ports=DEFAULT_PORTS)
     async with held(settings) as gateway, calling(gateway) as http:
         await until_ready(gateway)
         [fine] = [(await http.post("/api/agents", json={"name": "fine"})).json()["id"]]
@@ -41,7 +44,7 @@ async def test_hostile_endpoints_are_refused_at_registration_and_at_every_change
 
 
 async def test_good_endpoints_are_taken(streams_url, database_url):
-    settings = settings_for(streams_url, database_url, endpoint_allow_cidrs="")
+    settings = settings_for(streams_url, database_url, endpoint_allow_cidrs="", endpoint_ports=DEFAULT_PORTS)
     async with held(settings) as gateway, calling(gateway) as http:
         await until_ready(gateway)
         replies = [

@@ -81,5 +81,5 @@ def test_every_metric_of_the_product_is_shown_and_well_named() -> None:
 UNITS = {
     *("messages", "entries", "seconds", "attempts", "requests", "connections", "open", "held", "calls"),
     *("known", "online", "errors", "events", "days", "info", "restarts", "actions", "changes", "sessions"),
-    *("stores", "ratio"),
+    *("stores", "ratio", "sealed"),
 }

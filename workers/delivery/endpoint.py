@@ -10,7 +10,7 @@ from broker.core.pace import Pace
 from broker.transport.client import Target
 from broker.transport.endpoint import parse_endpoint
 from broker.transport.signature import Signer
-from schema.agent import Agent, EndpointFault
+from schema.agent import SEALED, Agent, EndpointFault
 from schema.errors import Rejected
 from schema.limits import ENDPOINT_IN_FLIGHT_MAX
 from schema.message import LANES, Lane, Reason
@@ -155,3 +155,9 @@ class Endpoint:
             f"webhook-signature: {signature}\r\nx-attempt: {item.attempts + 1}\r\n"
             f"traceparent: 00-{trace}-{plain[16:]}-01\r\n\r\n"
         ).encode()
+
+
+def _former(secret: str) -> Signer | None:
+    """Return what signs with the former secret as well; None where there is none, or none that can be read:
+    the new one suffices."""
+    return Signer(secret) if secret and not secret.startswith(SEALED) else None

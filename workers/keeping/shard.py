@@ -29,6 +29,7 @@ from workers.keeping.depths import DepthGauge
 from workers.keeping.emptied import Emptied
 from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.idempotency import IdempotencyKeys
+from workers.keeping.old_keys import OldKeys
 from workers.keeping.outbox import OutboxRelay
 from workers.keeping.presence import PresenceFollower
 from workers.keeping.schedule import Schedule
@@ -123,6 +124,7 @@ class KeptShard:
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
                 group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
+                group.create_task(OldKeys(house.pool, now_ms=house.now_ms).run())
                 group.create_task(Bounces(house.pool).run())
                 group.create_task(self._keep_orders())
 
