@@ -1,1 +1,1 @@
-"""The chaos harness: a real deployment, real faults, and a ledger outside it that says what became of every message."""
+"""The chaos harness: a real deployment, real faults, a ledger outside that says what became of everything."""

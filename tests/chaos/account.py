@@ -222,7 +222,7 @@ def _is_explained(row: Row, sent: Sent, world: World, cutting: Windows) -> bool:
 
 
 def _was_rerouted(world: World, message_id: str) -> bool:
-    """Tell whether the record says that it was given to another agent on purpose: a failed attempt, then more."""
+    """Tell whether the record says that it went to another agent on purpose: after a failed attempt."""
     return any(attempt.status != "success" for attempt in world.attempts.get(message_id, ()))
 
 
@@ -249,7 +249,7 @@ def _compare_receipts(
         figures["duplicates of one message at most"] = max(
             figures["duplicates of one message at most"], again
         )
-    for number, times in seen.items():
+    for number in seen:
         same = sorted((r for r in receipts if r.attempt == number), key=lambda receipt: receipt.at)
         for receipt in same[:-1]:
             if cutting.touch(receipt):

@@ -1,4 +1,4 @@
-"""One run: a deployment, publishers and receivers around it, faults by the schedule, the drain, the verdict."""
+"""One run: a deployment, publishers and receivers around it, faults by the schedule, drain and verdict."""
 
 import asyncio
 import json
@@ -61,6 +61,7 @@ READY_S: Final = 90.0
 DRAIN_S: Final = 240.0
 DRAIN_LOOK_S: Final = 1.0
 SCRAPE_S: Final = 10.0
+SAID_S: Final = 10.0
 PUBLISHERS_END_S: Final = 120.0
 WARM_UP_S: Final = 3.0
 FULL_AIMS: Final = {
@@ -165,7 +166,7 @@ class Deployment:
 
     async def start(self) -> None:
         """Start processes, register agents, begin to receive."""
-        receivers = self._program("receiving", "received")
+        self._receivers = receivers = self._program("receiving", "received")
         port = json.loads(await asyncio.to_thread(_line_of, receivers))["port"]
         gateways = {name: free_port() for name in PLACES if name.startswith("gateway")}
         self.links = self._stack.enter_context(Links(self._targets(port, gateways)))
@@ -227,10 +228,12 @@ class Deployment:
         return chaos_s
 
     async def drain(self) -> dict[str, int]:
-        """Wait until everything has ended; return what Redis still holds when it has, or when patience ends."""
+        """Wait, up to a limit, until everything has ended; return what Redis holds then."""
         sent = account.read_sent(lines(self._wanted.folder / "published"))
         acknowledged = [one.id for one in sent.values() if one.acknowledged]
-        deadline_s = time.monotonic() + DRAIN_S
+        # Who failed all the time is well again, too: what waits for it would wait as long as it fails.
+        _tell(self._receivers, {"well": True})
+        deadline_s, said_s = time.monotonic() + DRAIN_S, 0.0
         left: dict[str, int] = {}
         async with self._watching():
             while time.monotonic() < deadline_s:
@@ -239,12 +242,15 @@ class Deployment:
                     left = await record.left_in_redis(self._stores.redis_url)
                     waiting = await record.open_messages(self._stores.database_url, ENDED)
                     missing = len(acknowledged) - await record.known(self._stores.database_url, acknowledged)
-                    self._say(
-                        f"draining: {waiting} open, {missing} not on record, {sum(left.values())} in Redis"
-                    )
                     if not (left or waiting or missing):
                         break
-        self._journal.say("drained", left=left)
+                    if time.monotonic() > said_s + SAID_S:
+                        said_s = time.monotonic()
+                        held = sum(left.values())
+                        self._say(f"draining: {waiting} open, {missing} not on record, {held} in Redis")
+            shown: dict[str, str] = {}
+            left = await record.left_in_redis(self._stores.redis_url, shown)
+        self._journal.say("drained", left=left, shown=shown)
         return left
 
     # --- inside -------------------------------------------------------------------------------------------
@@ -294,7 +300,7 @@ class Deployment:
         port = self.links.ports["workers>receivers"]
         async with AgentClient(gateways[0], self._key, timeout_s=30) as client:
             async with asyncio.timeout(READY_S):
-                while not await client.is_ready():
+                while not await client.is_ready():  # noqa: ASYNC110  # another process cannot set our events
                     await asyncio.sleep(0.1)
             for part in CAST:
                 pulls = part.manner is Manner.PULLING
@@ -380,7 +386,8 @@ def _lost_leases(folder: Path) -> list[account.Spell]:
     spells = []
     for path in sorted((folder / "logs").glob("worker-*.log")):
         for event in _logged(path):
-            if event.get("event") in ("lease.lost", "shard.failed", "shard.broken", "lease.taken"):
+            lost = event.get("event") == "lease.lost" and event.get("trade") == "deliver"
+            if lost or event.get("event") in ("shard.failed", "shard.broken"):
                 at = datetime.fromisoformat(event["at"]).timestamp()
                 spells.append(
                     account.Spell(event["event"], path.stem, at - LEASE_MS / 1000, at, interrupts=True)

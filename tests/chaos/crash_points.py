@@ -1,4 +1,4 @@
-"""Named places in the product at which a child kills itself: the product has no hooks, its functions are wrapped.
+"""Named places in the product at which a child kills itself; it has no hooks, its functions are wrapped.
 
 `before`: when the function is called, nothing of it done. `after`: when it has returned. `soon`: a few
 milliseconds after it has returned, when what it wrote has left the process. `reply`: when Redis has answered

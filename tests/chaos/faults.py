@@ -65,14 +65,14 @@ class Fault(ABC):
             except NotPossible as error:
                 world.journal.skip(self.kind, str(error))
 
-    async def prepare(self, world: World, stack: AsyncExitStack) -> None:
+    async def prepare(self, world: World, stack: AsyncExitStack) -> None:  # noqa: B027  # few need to
         """Get hold of what is to be broken. Raises: NotPossible."""
 
     @abstractmethod
     async def inject(self, world: World) -> None:
         """Break it. Raises: NotPossible; nothing is broken then."""
 
-    async def heal(self, world: World) -> None:
+    async def heal(self, world: World) -> None:  # noqa: B027  # what only strikes is over at once
         """Make it well again, also where `inject` has failed half-way."""
 
 

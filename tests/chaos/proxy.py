@@ -5,7 +5,7 @@
 Prints one JSON line: the port of each link. Then it takes commands, a JSON line each, on its standard input,
 and ends when that does:
     {"link": ..., "latency_s": 0.1}      every byte is this late, both ways
-    {"link": ..., "frozen": true}        a black hole: nothing passes, connections are accepted and stay silent
+    {"link": ..., "frozen": true}        a black hole: nothing passes; who connects waits
     {"link": ..., "cut_after": 1000}     every connection is reset after so many bytes more
     {"link": ..., "reset": true}         every connection is reset now
     {"link": ...}                        well again; what was frozen flows on

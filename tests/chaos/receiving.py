@@ -3,8 +3,8 @@
     python -m chaos.receiving LEDGER
 
 Says its port, then takes JSON lines on its standard input: `trust` (agent -> signing secret), `pull` (agents
-that pull: name -> id, through which gateways, with which key, replaces what it was told before). Ends when
-the input does. Every request is noted before it is answered, and every answer before it is sent.
+that pull: name -> id, through which gateways, with which key), `well` (from now on everybody answers well).
+Ends when the input does. Every request is noted before it is answered, and every answer before it is sent.
 """
 
 import asyncio
@@ -64,6 +64,8 @@ class Ledger:
         self._notes = Notes(path)
         self._serials: dict[tuple[str, int], int] = {}
         self._next = 0
+        self.is_well = False
+        """Whether everybody answers well from now on."""
 
     def note(self, request: Received) -> None:
         self._next += 1
@@ -93,7 +95,7 @@ class Ledger:
         """Return a script that answers in this manner and notes what it answers."""
 
         async def script(request: Received) -> Answer:
-            answer = await _answer(manner, request)
+            answer = await _answer(Manner.PROMPT if self.is_well else manner, request)
             self.answered(request, answer.status)
             return answer
 
@@ -143,6 +145,7 @@ async def _run(ledger: Ledger) -> None:
         pulling: list[asyncio.Task[None]] = []
         while line := await reader.readline():
             command = msgspec.json.decode(line)
+            ledger.is_well |= command.get("well", False)
             for agent, secret in command.get("trust", {}).items():
                 receivers.trust(agent, secret)
             for agent, agent_id in command.get("pull", {}).items():

@@ -10,6 +10,8 @@ from chaos.account import Attempt, Row, World
 PLACES: Final = ("ingress", "inbox", "ledger", "due", "later", "parked", "chosen")
 """Where a message can be in Redis; when everything has ended nothing may be left there."""
 
+SHOWN_MAX: Final = 20
+
 
 async def read_record(world: World, database_url: str) -> None:
     """Read every message and attempt."""
@@ -56,23 +58,29 @@ async def known(database_url: str, ids: list[str]) -> int:
     return count
 
 
-async def left_in_redis(redis_url: str) -> dict[str, int]:
-    """Return the sizes of what still holds messages, by key."""
+async def left_in_redis(redis_url: str, shown: dict[str, str] | None = None) -> dict[str, int]:
+    """Return the sizes of what still holds messages, by key; `shown` gets the beginning of each."""
     left: dict[str, int] = {}
     async with Redis.from_url(redis_url) as client:
         async for name in client.scan_iter(match="ab:{*}:*", count=1000):
             key = name.decode()
             if key.split("}:", 1)[1].split(":")[0] not in PLACES:
                 continue
+            some: object = ""
             match await client.type(name):
                 case b"stream":
-                    size = await client.xlen(name)
+                    size, some = await client.xlen(name), await client.xrange(name, count=SHOWN_MAX)
                 case b"zset":
-                    size = await client.zcard(name)
+                    size, some = (
+                        await client.zcard(name),
+                        await client.zrange(name, 0, SHOWN_MAX, withscores=True),
+                    )
                 case b"hash":
-                    size = await client.hlen(name)
+                    size, some = await client.hlen(name), await client.hscan(name, count=SHOWN_MAX)
                 case _:
                     size = 1
             if size:
                 left[key] = size
+                if shown is not None:
+                    shown[key] = repr(some)
     return left

@@ -1,4 +1,4 @@
-"""The report of a run: JSON for machines, Markdown for people; every figure, every gate, what was not tested."""
+"""The report of a run, in JSON and in Markdown: every figure, every gate, what was not tested."""
 
 import os
 import platform
@@ -12,8 +12,8 @@ from msgspec import Struct
 NOT_TESTED: Final = (
     "Power loss: servers are killed, the machine is not, so what the kernel holds is never lost.",
     "Several hosts: all processes share one machine and its kernel clock.",
-    "The servers' clocks and `datetime.now` are not stepped; `time.time` and `time.time_ns` of the broker's own "
-    "processes are.",
+    "The servers' clocks and `datetime.now` are not stepped; `time.time` and `time.time_ns` of the broker's"
+    " own processes are.",
     "Replicas, Sentinel and Redis Cluster: one Redis primary, as is the default.",
     "TLS between the processes, and towards receivers.",
     "Packet loss and reordering below TCP: the proxy delays, stops, cuts and resets connections.",
@@ -95,8 +95,9 @@ def markdown(report: Report) -> str:
     n = report.figures.get("acknowledged", 0)
     parts = [
         f"# Chaos run, seed {report.seed}: {verdict}",
-        f"Commit {report.commit}, {report.began}, {report.minutes:.0f} minutes of which {report.chaos_minutes:.0f} "
-        f"with faults, on {report.machine}." + (f" Mutant: {report.mutant}." if report.mutant else ""),
+        f"Commit {report.commit}, {report.began}, {report.minutes:.0f} minutes, faults during "
+        f"{report.chaos_minutes:.0f} of them, on {report.machine}."
+        + (f" Mutant: {report.mutant}." if report.mutant else ""),
         f"Lost 0 of n means: fewer than 3/n at 95 % confidence. Here n = {n:,}: below {3 / n:.1e}."
         if n and not report.offenders.get("lost")
         else "",

@@ -1,4 +1,4 @@
-"""Valkey and PostgreSQL of a run: the embedded ones, on small file systems of their own where that is allowed.
+"""Valkey and PostgreSQL of a run: the embedded ones, on small file systems of their own where allowed.
 
 Whatever dies without being told to is started again, as a supervisor would; what a fault has stopped stays
 stopped until the fault has healed.
@@ -67,7 +67,7 @@ class Store:
         return self.disk / "ballast"
 
     def fill(self) -> None:
-        """Leave no byte of the disk free. The server writes meanwhile, so it is done in steps that get smaller."""
+        """Leave no byte of the disk free; in smaller and smaller steps, because the server writes meanwhile."""
         with self.ballast.open("wb") as file:
             size, step = 0, FILL_STEP_BYTES
             while step >= PAGE_BYTES:
@@ -145,10 +145,10 @@ class Stores:
 async def stores(home: Path) -> AsyncIterator[Stores]:
     """Start both servers under a directory; end them and unmount at the end, keeping their logs."""
     disks = {name: home / name for name in DISK_BYTES}
-    guard = subprocess.Popen(
+    guard = subprocess.Popen(  # noqa: ASYNC220  # takes milliseconds, and nothing runs yet
         [sys.executable, "-P", "-c", GUARD, str(home)], stdin=subprocess.PIPE, start_new_session=True
     )
-    own_disks = all([_mount(disk, DISK_BYTES[name]) for name, disk in disks.items()])
+    mounted = [_mount(disk, DISK_BYTES[name]) for name, disk in disks.items()]
     # Rewritten often, so that some kills fall into a rewrite.
     valkey = EmbeddedValkey(
         disks["redis"] / "valkey",
@@ -158,7 +158,7 @@ async def stores(home: Path) -> AsyncIterator[Stores]:
     running = Stores(
         Store("redis", disks["redis"], valkey),
         Store("postgres", disks["postgres"], EmbeddedPostgres(disks["postgres"] / "server")),
-        own_disks=own_disks,
+        own_disks=all(mounted),
     )
     try:
         await asyncio.gather(running.redis.start(), running.postgres.start())
