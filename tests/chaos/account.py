@@ -9,7 +9,7 @@ connection was closed before a byte of an answer, which a fault on the way to th
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -306,7 +306,7 @@ def _count(account: Account, world: World, figures: Counter[str], cutting: Windo
     account.ends = dict(ends.most_common())
 
 
-def _is_automatic(row: Row, known: Iterable[str]) -> bool:
+def _is_automatic(row: Row, known: Container[str | None]) -> bool:
     return row.type in AUTOMATIC and row.reply_to in known
 
 

@@ -24,7 +24,7 @@ from chaos import report as reports
 from chaos.cast import CAST, Manner
 from chaos.faults import World
 from chaos.fleet import Fleet
-from chaos.journal import Journal
+from chaos.journal import Journal, Spell
 from chaos.links import Links
 from chaos.notes import lines
 from chaos.publishing import Orders
@@ -380,7 +380,7 @@ def _gates(
     return gates
 
 
-def _lost_leases(folder: Path) -> list[account.Spell]:
+def _lost_leases(folder: Path) -> list[Spell]:
     """Return when workers lost leases or a shard, by their own account: on a busy machine nobody need have
     done anything to them."""
     spells = []
@@ -389,9 +389,7 @@ def _lost_leases(folder: Path) -> list[account.Spell]:
             lost = event.get("event") == "lease.lost" and event.get("trade") == "deliver"
             if lost or event.get("event") in ("shard.failed", "shard.broken"):
                 at = datetime.fromisoformat(event["at"]).timestamp()
-                spells.append(
-                    account.Spell(event["event"], path.stem, at - LEASE_MS / 1000, at, interrupts=True)
-                )
+                spells.append(Spell(event["event"], path.stem, at - LEASE_MS / 1000, at, interrupts=True))
     return spells
 
 

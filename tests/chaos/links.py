@@ -32,7 +32,8 @@ class Links:
     def figures(self) -> dict[str, dict[str, int]]:
         """Return how many connections and bytes each link has carried."""
         self._say({"figures": True})
-        return self._heard()
+        figures: dict[str, dict[str, int]] = self._heard()
+        return figures
 
     def __enter__(self) -> Self:
         return self

@@ -67,7 +67,7 @@ class Store:
         return self.disk / "ballast"
 
     def fill(self) -> None:
-        """Leave no byte of the disk free; in smaller and smaller steps, because the server writes meanwhile."""
+        """Leave no byte of the disk free; in ever smaller steps, because the server writes meanwhile."""
         with self.ballast.open("wb") as file:
             size, step = 0, FILL_STEP_BYTES
             while step >= PAGE_BYTES:
