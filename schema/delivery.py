@@ -26,6 +26,8 @@ class Attempt(Struct, kw_only=True, gc=False, omit_defaults=True):
     response_body: str | None = None
     error: str | None = None
     round: int = 0
+    agent_id: str | None = None
+    """Whose it was, where several agents may have tried; None: the recipient's."""
 
 
 class AttemptView(Struct, kw_only=True):
@@ -39,3 +41,4 @@ class AttemptView(Struct, kw_only=True):
     duration_ms: int
     attempted_at: datetime
     round: int = 0
+    agent_id: str | None = None

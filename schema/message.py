@@ -19,6 +19,7 @@ from schema.limits import (
     PRIORITY_MAX,
     PRIORITY_MIN,
     REQUIREMENTS_MAX,
+    REROUTES_MAX,
 )
 from schema.quick import quick
 
@@ -75,11 +76,22 @@ class Reason(Enum):
     LOOP = "loop"
     ROOT_LIMIT = "root_limit"
     KILLED = "killed"
+    DECLINED = "declined"
 
 
 AgentRef = Annotated[str, Meta(min_length=1, max_length=AGENT_NAME_CHARS_MAX)]
 """An agent's id or its name."""
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
+
+
+class Tried(Struct, gc=False):
+    """An agent that was chosen for a message and did not manage it, or declined. `attempts`: how many the
+    message had used by then, over all agents of the round."""
+
+    agent_id: Annotated[str, Meta(max_length=AGENT_NAME_CHARS_MAX)]
+    reason: Annotated[str, Meta(max_length=64)]
+    attempts: Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
+    at_ms: int
 
 
 class Envelope(Struct, kw_only=True, gc=False):
@@ -109,6 +121,8 @@ class Envelope(Struct, kw_only=True, gc=False):
     round: Counter | UnsetType = UNSET
     route: Raw | UnsetType = UNSET
     """Only between routers: why they chose a recipient in another shard. No agent sees it."""
+    tried: Annotated[list[Tried], Meta(max_length=REROUTES_MAX)] | UnsetType = UNSET
+    """Who was chosen before and did not take it, oldest first."""
 
 
 class ContentRequirements(Struct):

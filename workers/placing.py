@@ -107,7 +107,9 @@ class Placer:
         placement = self._place(raw, envelope, entry, chosen, now_ms)
         agent = placement.agent
         if placement.way is Way.MAILBOX and self._guard is not None and agent is not None:
-            reason = self._guard.judge(envelope, agent, len(raw), now_ms, is_new=not entry.is_again)
+            reason = self._guard.judge(
+                envelope, agent, len(raw), now_ms, is_new=not entry.is_again and envelope.tried is UNSET
+            )
             if reason is not None:
                 placement.way, placement.reason = Way.ENDED, reason.value
         if not entry.passed and placement.way is not Way.QUARANTINED:
@@ -197,6 +199,9 @@ class Placer:
         route = None
         if envelope.route is not UNSET:
             route, envelope.route = _object(envelope.route), UNSET
+        elif envelope.requirements is not UNSET:
+            # Named by its sender: nobody else may get it, whoever else has the capabilities it mentions.
+            envelope.requirements = UNSET
         refusal = check_named(envelope, agent, now_ms)
         if refusal is not None:
             return Placement(Way.ENDED, raw, envelope, agent, route=route, reason=refusal.value)
@@ -211,8 +216,12 @@ class Placer:
             return Placement(Way.QUARANTINED, raw, envelope, reason=Reason.MALFORMED.value, detail=detail)
         envelope.requirements = requirements
         envelope.route = UNSET
-        if chosen and (before := chosen.get(envelope.id)) and (again := self._directory.get(before)):
-            return self._placed(raw, envelope, again, None)
+        tried = envelope.tried if isinstance(envelope.tried, list) else ()
+        excluded = [one.agent_id for one in tried]
+        if chosen and (before := chosen.get(envelope.id)) and before not in excluded:
+            again = self._directory.get(before)
+            if again is not None:
+                return self._placed(raw, envelope, again, b"{}")
         choice = choose(
             envelope,
             requirements,
@@ -222,11 +231,16 @@ class Placer:
             shards=self._shards,
             now_ms=now_ms,
             chance=(self._chance(), self._chance()),
+            excluded=excluded,
         )
         if isinstance(choice, Choice):
-            return self._placed(raw, envelope, choice.agent, brief(choice))
+            return self._placed(raw, envelope, choice.agent, brief(choice, tried))
         if choice.ends is not None:
             return Placement(Way.ENDED, raw, envelope, reason=choice.ends.value)
+        if tried:
+            # Nobody is left. It ends as it ended with the last, whose it stays on record.
+            last = self._directory.get(tried[-1].agent_id)
+            return Placement(Way.ENDED, raw, envelope, last, reason=tried[-1].reason)
         return Placement(Way.PARKED, raw, envelope, requirements=tuple(requirements))
 
     def _placed(self, raw: bytes, envelope: Envelope, agent: Agent, route: bytes | None) -> Placement:
@@ -251,7 +265,10 @@ def _object(route: Raw) -> bytes | None:
 def deduplication_key(envelope: Envelope) -> bytes:
     """Return what makes a second publish of the same message (and the same round) a duplicate."""
     key = id_bytes(envelope.id)
-    return key if not isinstance(envelope.round, int) else key + envelope.round.to_bytes(2)
+    if isinstance(envelope.round, int):
+        key += envelope.round.to_bytes(2)
+    # To another agent it may come back to a shard that has seen it: that is another step, of one byte.
+    return key if not isinstance(envelope.tried, list) else key + len(envelope.tried).to_bytes(1)
 
 
 def event_of(placement: Placement, body: bytes, *, now_ms: int) -> bytes:

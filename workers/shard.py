@@ -25,6 +25,7 @@ from schema.errors import BrokerError
 from schema.ids import shard_of
 from workers.delivery.delivery import Delivery, DeliveryRules
 from workers.delivery.replies import Replies
+from workers.delivery.rerouting import another_in
 from workers.delivery.stats import DeliveryStats
 from workers.doorbell import Doorbell
 from workers.guard import Guard
@@ -159,6 +160,7 @@ class Shard:
             rules=house.delivery_rules,
             stats=house.stats,
             replies=house.replies,
+            another=another_in(house.directory.directory, house.clock.now_ms),
         )
         self._spawn("deliver", self.delivery.run())
         self._spawn("deliver", self._answer_doorbell(self.delivery))

@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from broker.core.directory import Directory
 from broker.core.routing import (
@@ -26,7 +26,7 @@ from broker.core.routing import (
 from schema.agent import Agent
 from schema.codec import encode
 from schema.limits import EXPLAINED_CANDIDATES_MAX, EXPLAINED_EXAMINED_MAX
-from schema.message import Envelope
+from schema.message import Envelope, Tried
 
 
 class Drop(Enum):
@@ -97,16 +97,18 @@ class RouteBrief(Struct, gc=False):
     score: float
     candidates: int
     sampled: list[BriefCandidate]
+    tried: Sequence[Tried] | UnsetType = UNSET
+    """Who was chosen before, oldest first, and why it went on to another."""
 
 
-def brief(choice: Choice) -> bytes:
-    """Return the compact form of a choice as JSON, ready for a ledger event."""
+def brief(choice: Choice, tried: Sequence[Tried] = ()) -> bytes:
+    """Return the compact form of a choice as JSON, ready for a ledger event. `tried`: choices before it."""
     # Scores are not rounded here: that would cost as much again as all the rest.
     sampled = [
         BriefCandidate(seen.agent.id, seen.load, seen.score) for seen in choice.sampled[:_SAMPLED_KEPT]
     ]
     rule = choice.rule._value_
-    return encode(RouteBrief(choice.agent.id, rule, choice.score, choice.candidates, sampled))
+    return encode(RouteBrief(choice.agent.id, rule, choice.score, choice.candidates, sampled, tried or UNSET))
 
 
 def explain(

@@ -30,6 +30,7 @@ async def of_message(pool: Pool, message_id: str) -> list[AttemptView]:
             duration_ms=row["duration_ms"],
             attempted_at=row["attempted_at"],
             round=row["round"],
+            agent_id=None if row["agent_id"] is None else str(row["agent_id"]),
         )
         for row in rows
     ]

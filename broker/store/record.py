@@ -29,6 +29,7 @@ from schema.times import as_utc
 
 _MESSAGES: Final = load("record_messages")
 _UPDATES: Final = load("record_updates")
+_AGENTS: Final = load("record_attempt_agents")
 COPIED_ROWS_MIN: Final = 128
 """Below, the four round trips more that copying takes cost what it saves (measured)."""
 TOLD_RESULT_CHARS_MAX: Final = 4_096
@@ -61,6 +62,7 @@ async def _copy(pool: Pool, rows: Rows, new: list[MessageRow]) -> list[str]:
     whole = [row for row in others if row.message is not None]
     async with pool.transaction() as connection:
         await copying.run(connection, copies)
+        await _name_agents(connection, _whose(rows.attempts))
         if whole:
             await connection.execute(
                 _MESSAGES, *_packed_messages(whole), *_packed_attempts([]), _requirements(whole), None
@@ -82,7 +84,8 @@ async def _merge(pool: Pool, rows: Rows) -> list[str]:
         texts([message_id for _, message_id in rows.waiting]),
     )
     ended = _badly_ended(whole)
-    if not changes and not rows.quarantine and not ended:
+    named = _whose(rows.attempts)
+    if not (changes or rows.quarantine or ended or named):
         if whole or rows.attempts:
             _note_progress(rows, await pool.fetch(_MESSAGES, *packed))
         return []
@@ -90,6 +93,7 @@ async def _merge(pool: Pool, rows: Rows) -> list[str]:
     async with pool.transaction() as connection:
         if whole or rows.attempts:
             found = await connection.fetch(_MESSAGES, *packed)
+        await _name_agents(connection, named)
         missing, changed = await _change(connection, changes)
         await quarantine.insert(connection, rows.quarantine)
         await _tell(connection, ended + changed)
@@ -112,6 +116,23 @@ def _note_progress(rows: Rows, found: list[asyncpg.Record]) -> None:
             row["next_attempt_at"],
             row["status_reason"],
             result,
+        )
+
+
+def _whose(rows: list[AttemptRow]) -> list[AttemptRow]:
+    """Return the attempts that say whose they were, as few do."""
+    return [row for row in rows if row.attempt.agent_id is not None]
+
+
+async def _name_agents(connection: Connection, named: list[AttemptRow]) -> None:
+    if named:
+        await connection.execute(
+            _AGENTS,
+            [row.message_id for row in named],
+            [row.attempt.round for row in named],
+            [row.attempt.number for row in named],
+            [row.attempt.attempted_ms for row in named],
+            [row.attempt.agent_id for row in named],
         )
 
 

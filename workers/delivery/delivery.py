@@ -34,6 +34,7 @@ from workers.delivery.mailroom import Mailroom, is_fresh
 from workers.delivery.newcomers import Newcomers
 from workers.delivery.outcome import announced
 from workers.delivery.replies import Replies
+from workers.delivery.rerouting import Another, Rerouting
 from workers.delivery.rounds import Rounds
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
@@ -58,6 +59,7 @@ class Delivery:
         rules: DeliveryRules,
         stats: DeliveryStats,
         replies: Replies,
+        another: Another,
     ) -> None:
         self.lease = lease
         self.stats = stats
@@ -87,6 +89,7 @@ class Delivery:
             rules=rules,
             stats=stats,
             replies=replies,
+            rerouting=Rerouting(another),
             on_room=self.collect,
             on_retry=self._expect_retry,
         )

@@ -15,8 +15,9 @@ from msgspec import UNSET, Struct
 
 from broker.core.breaker import BreakerState
 from broker.streams.clock import ServerClock
-from broker.telemetry import logs
+from broker.telemetry import logs, metrics
 from broker.transport.client import Answer, Deadlines, Failure, PushClient
+from schema.ledger import Event
 from schema.limits import ATTEMPT_OWN_MS_MAX, ENDPOINT_DISABLE_AFTER_MS, SHARD_IN_FLIGHT_MAX
 from schema.message import Reason, Status
 from workers.delivery.announcing import Announcer
@@ -27,12 +28,17 @@ from workers.delivery.mailroom import Mailroom
 from workers.delivery.outcome import Outcome, conclude, finished
 from workers.delivery.plain import plain_event
 from workers.delivery.replies import Replies
+from workers.delivery.rerouting import Rerouting
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.troubled import Troubled
 
 TIMEOUT_S_MIN: Final = 1.0
 """Shorter than this a message may not ask for: it would only fail."""
+_REROUTED: Final = {
+    True: metrics.REROUTED.child(reason="declined"),
+    False: metrics.REROUTED.child(reason="failed"),
+}
 
 
 class DeliveryRules(Struct, frozen=True):
@@ -62,6 +68,7 @@ class Dispatch:
         rules: DeliveryRules,
         stats: DeliveryStats,
         replies: Replies,
+        rerouting: Rerouting,
         on_room: Callable[[], None],
         on_retry: Callable[[int], None],
     ) -> None:
@@ -77,6 +84,7 @@ class Dispatch:
         self._quota = rules.quota
         self._stats = stats
         self._replies = replies
+        self._rerouting = rerouting
         self._on_room = on_room
         self._on_retry = on_retry
         self._ready: deque[Endpoint] = deque()
@@ -193,7 +201,8 @@ class Dispatch:
             return
         target = endpoint.target
         if target is None:
-            self.finish(item, Status.FAILED, endpoint.refusal, now_ms)
+            if not self._reroute(item, finished(item, Status.FAILED, endpoint.refusal, now_ms=now_ms)):
+                self.finish(item, Status.FAILED, endpoint.refusal, now_ms)
             return
         try:
             head = endpoint.head(item, now_s=now_ms // 1000)
@@ -266,11 +275,23 @@ class Dispatch:
             if endpoint.is_failing:
                 self._note_recovery(endpoint, now_ms)
         self._stats.attempted(item, outcome, now_ms)
+        if outcome.event.status is not Status.DELIVERED and self._reroute(item, outcome.event):
+            return
         if outcome.reply is not UNSET and item.sender is not None:
             self._replying += 1
             self._replies.send(item, outcome, then=partial(self._replied, item, outcome))
         else:
             self._settle(item, outcome)
+
+    def _reroute(self, item: Item, event: Event) -> bool:
+        """Pass a message on to another agent, where it is one for that; tell whether it was."""
+        reroute = self._rerouting.judge(item, event)
+        if reroute is None:
+            return False
+        self._settler.reroute(item, reroute.event, reroute.message)
+        item.announced = True
+        _REROUTED[event.reason == Reason.DECLINED.value].inc()
+        return True
 
     def _note_failure(self, endpoint: Endpoint, outcome: Outcome, now_ms: int) -> None:
         endpoint.breaker.failed(now_ms)

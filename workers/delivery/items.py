@@ -11,7 +11,7 @@ Invariants, which make posting from memory safe beside reading back:
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from schema.codec import NO_OPTIONS, options_of
 from schema.message import DeliveryOptions, Envelope, Lane
@@ -26,8 +26,9 @@ _NO_METADATA: Final = b"{}"
 class Item(Struct, eq=False):
     """One message on its way to an endpoint: what pushing and settling it need, and no more. See `item_of`.
 
-    `attempts`: used so far in this round. `announced`: whether a ledger event with the whole message has been
-    written. `due_taken`: whether it came from the due set, where it is marked as under way.
+    `attempts`: used so far in this round; `attempts_before` of them by agents chosen before. `announced`:
+    whether a ledger event with the whole message has been written. `due_taken`: whether it came from the due
+    set, where it is marked as under way.
     """
 
     mailbox: "Mailbox"
@@ -51,6 +52,7 @@ class Item(Struct, eq=False):
     in_flight: bool = False
     started_ms: int = 0
     held_ms: int = 0
+    attempts_before: int = 0
 
     @property
     def due_member(self) -> str:
@@ -68,7 +70,7 @@ def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, wai
     waiting message twice."""
     created_at, expires_at, requirements = envelope.created_at, envelope.expires_at, envelope.requirements
     message_round, metadata = envelope.round, envelope.metadata
-    return Item(
+    item = Item(
         mailbox,
         entry,
         envelope.id,
@@ -84,6 +86,9 @@ def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, wai
         envelope.conversation_id,
         envelope.hop,
     )
+    if envelope.tried is not UNSET and envelope.tried:
+        item.attempts = item.attempts_before = envelope.tried[-1].attempts
+    return item
 
 
 def unreadable(mailbox: "Mailbox", entry: str, raw: bytes) -> Item:

@@ -17,6 +17,8 @@ from schema.message import Reason, Status
 from workers.delivery.items import Item
 
 RESULT_OK: Final = "ok"
+DECLINED: Final = "declined"
+"""The `status` in the body of a 2xx, or of a refusal, by which an agent says that it will not do this."""
 
 
 class Outcome(Struct):
@@ -52,6 +54,8 @@ def conclude(
         return _delivered(item, result, number=number, now_ms=now_ms)
     if isinstance(result, Answer):
         verdict, label = classify(result.status), f"http_{result.status // 100}xx"
+        if verdict is Verdict.REJECTED_RETRY and _declines(result):
+            return _declined(item, result, number=number, now_ms=now_ms)
         retry_after = retry_after_ms(result.retry_after, now_ms=now_ms)
         # A refusal of one message says nothing about the health of its endpoint.
         healthy: bool | None = verdict is Verdict.REJECTED_RETRY
@@ -59,7 +63,7 @@ def conclude(
         verdict, label, retry_after = Verdict.RETRY, result.kind.value, None
         healthy = None if result.kind is FailureKind.CANCELLED else False
     decision = next_attempt(
-        attempt=number,
+        attempt=number - item.attempts_before,
         verdict=verdict,
         retry_after=retry_after,
         schedule=agent.retry_schedule,
@@ -102,6 +106,8 @@ def quarantined(mailbox: str, entry: str, raw: bytes, *, detail: str, now_ms: in
 
 def _delivered(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outcome:
     said = _read(answer.body)
+    if said.status == DECLINED:
+        return _declined(item, answer, number=number, now_ms=now_ms)
     status = Status.PROCESSED if said.status == "processed" else Status.DELIVERED
     event = _event(item, EventKind.SETTLED, status, now_ms, attempt=_attempt(item, answer, number))
     if status is Status.PROCESSED:
@@ -110,6 +116,21 @@ def _delivered(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outco
         # Nobody to send it to: whoever published the message finds it there.
         event.result = said.reply
     return Outcome(event, None, True, RESULT_OK, said.reply)
+
+
+def _declines(answer: Answer) -> bool:
+    return may_speak(answer.body) and _read(answer.body).status == DECLINED
+
+
+def _declined(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outcome:
+    """Return what comes of an agent's "not me": its endpoint is well, and it is not asked again."""
+    attempt = _attempt(item, answer, number)
+    attempt.status = AttemptStatus.FAILED
+    attempt.error = "declined"
+    event = _event(
+        item, EventKind.SETTLED, Status.FAILED, now_ms, attempt=attempt, reason=Reason.DECLINED.value
+    )
+    return Outcome(event, None, True, "declined")
 
 
 def _failed_event(item: Item, decision: Decision, attempt: Attempt, now_ms: int) -> Event:
@@ -159,6 +180,7 @@ def _attempt(item: Item, result: Answer | Failure, number: int) -> Attempt:
             response_code=result.status,
             response_body=kept_text(result.body),
             round=item.round,
+            agent_id=item.mailbox.endpoint.agent.id if item.requirements else None,
         )
     timed_out = result.kind is FailureKind.TIMEOUT
     return Attempt(
@@ -168,6 +190,7 @@ def _attempt(item: Item, result: Answer | Failure, number: int) -> Attempt:
         duration_ms=result.duration_ms,
         error=f"{result.kind.value}: {result.message}",
         round=item.round,
+        agent_id=item.mailbox.endpoint.agent.id if item.requirements else None,
     )
 
 

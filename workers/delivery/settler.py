@@ -7,6 +7,7 @@ unless somebody waits for one of them. What is sent is not forgotten before Redi
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from msgspec import Struct, field
@@ -14,12 +15,13 @@ from msgspec import Struct, field
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.notifications import commands
+from broker.streams.scripts import REROUTE
 from broker.streams.settlement import Settlement, call_settle
 from schema.codec import encode
 from schema.errors import BrokerError
 from schema.ledger import Event, Receipt
 from schema.limits import SETTLE_BATCH_MAX
-from schema.message import Status
+from schema.message import Envelope, Status, lane_of
 from workers.delivery.items import Item
 from workers.delivery.outcome import quarantined
 
@@ -69,6 +71,7 @@ class Settler:
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
+        self._rerouting = 0
         self._idle = asyncio.Event()
 
     def finish(self, item: Item, event: Event) -> None:
@@ -95,6 +98,34 @@ class Settler:
         settlement.retries[member] = due_ms
         self._batch.items.append(item)
         self._note(encode(event), event.id, event.status, item.waiter)
+
+    def reroute(self, item: Item, event: Event, message: Envelope) -> None:
+        """Take an item from its agent and put its message back into the ingress, for another to be chosen."""
+        if self._is_closed:
+            return
+        keys, mailbox = self._keys, item.mailbox
+        self._rerouting += 1
+        self._connection.run(
+            REROUTE,
+            (
+                *(keys.owner("deliver"), keys.ledger, keys.due, keys.expiry, mailbox.key),
+                keys.ingress[lane_of(message.priority)],
+            ),
+            (
+                *(self._owner(), item.entry, encode(event), encode(message), item.waiter),
+                item.due_member if item.due_taken else "",
+            ),
+            partial(self._rerouted, item),
+        )
+
+    def _rerouted(self, item: Item, reply: Reply) -> None:
+        self._rerouting -= 1
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+        else:
+            self._on_settled([item])
+        if self._is_idle:
+            self._idle.set()
 
     def tell(self, event: Event) -> None:
         """Append an event that changes no entry."""
@@ -174,7 +205,9 @@ class Settler:
 
     @property
     def _is_idle(self) -> bool:
-        return not self._in_flight and not self._full and self._batch.settlement.is_empty
+        return (
+            not self._in_flight and not self._rerouting and not self._full and self._batch.settlement.is_empty
+        )
 
 
 def _ignore(_: Reply) -> None:

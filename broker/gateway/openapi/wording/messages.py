@@ -39,6 +39,11 @@ MESSAGES: Final[Words] = {
     "from_agent_id": agent("The sender. May be left out with an agent's own key; another agent's is 403."),
     "to_agent_id": agent("The recipient."),
     "SendRequest.to_agent_id": agent("The recipient. Without one, `requirements` say who is capable."),
+    "caused_by": id_(
+        "The message whose handling makes the sender send this one, where it is no reply to it: hops are "
+        "counted, and both go back to the same root.",
+        None,
+    ),
     "conversation_id": text("Groups messages; free text.", "cars-2026-01", limits.CONVERSATION_ID_CHARS_MAX),
     "message_type": text(
         "Free text (`task`, `response`, `status`, `error`, `question` are usual).",
@@ -92,6 +97,7 @@ MESSAGES: Final[Words] = {
     "response_body": Word("The beginning of the endpoint's answer.", '{"ok": true}'),
     "duration_ms": count("How long it took.", 12),
     "attempted_at": moment("When it began."),
+    "AttemptView.agent_id": agent("Whose attempt it was: capabilities may have chosen several in turn."),
     "round": count("Counts replays of the message from 0.", 0),
     "route": Word(
         "The decision: candidates, what dropped each, scores; null when the sender named the recipient.",
