@@ -1,10 +1,12 @@
 """The roles one by one, as on several machines: `agent-broker worker` and so on, against given stores."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from scene import Place
 from whole_broker import PATIENCE_S, environment, free_port
@@ -41,6 +43,16 @@ class RoleProcesses:
                 start_new_session=True,
                 env={**self._environment, "PROCESS_NAME": name},
             )
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a process."""
+        return self._processes[name].pid
+
+    def events(self, name: str, process: str) -> list[dict[str, Any]]:
+        """Return the events of this name that a process has logged."""
+        lines = (self._home / "log").read_bytes().split(b"\n")[:-1]
+        found = (json.loads(line) for line in lines if line.startswith(b"{"))
+        return [event for event in found if event["event"] == name and event.get("process") == process]
 
     def kill(self, name: str) -> None:
         """End a process by kill -9."""

@@ -23,8 +23,12 @@ class Authority:
 
     def trusting(self) -> ssl.SSLContext:
         """Return a client context that trusts this authority and no other."""
-        pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-        return ssl.create_default_context(cadata=pem)
+        return ssl.create_default_context(cadata=self.pem.decode())
+
+    @property
+    def pem(self) -> bytes:
+        """The authority's own certificate."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def server(
         self, *hosts: str, days: tuple[int, int] = (-1, 1), self_signed: bool = False
