@@ -211,6 +211,18 @@ def close(client: Any) -> None:
         client.connection_pool.disconnect()
 
 
+def servers_of(client: Any) -> list[Any]:
+    """Return a client for each server behind one."""
+    if isinstance(client, redis.RedisCluster):
+        return [client.get_redis_connection(node) for node in client.get_nodes()]
+    return [client]
+
+
+def keys_of(client: Any, pattern: str) -> list[bytes]:
+    """Return the keys of a pattern, at every server: by itself a client of a cluster asks one."""
+    return sorted(key for server in servers_of(client) for key in server.keys(pattern))
+
+
 def async_client_of(url: str) -> Any:
     """Return an asynchronous client of another make, for a single server or a cluster alike."""
     kind = redis.asyncio.RedisCluster if is_cluster(url) else redis.asyncio.Redis

@@ -33,15 +33,21 @@ class Recorder:
         self._redis = redis
         self._connection = connection
         self._pool = pool
-        self._cursors = {Keys(shard).ingress[lane]: "0-0" for shard in range(shards) for lane in LANES}
+        self._shards = range(shards)
         self.seen: set[str] = set()
         self.tell = True
         """Whether gateways are told: pub/sub may lose a receipt."""
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for shard in self._shards:
+                group.create_task(self._run_shard(Keys(shard)))
+
+    async def _run_shard(self, keys: Keys) -> None:
+        cursors = {keys.ingress[lane]: "0-0" for lane in LANES}
         while True:
-            for stream, entries in await self._redis.xread(self._cursors, block=200) or ():
-                self._cursors[stream.decode()] = entries[-1][0].decode()
+            for stream, entries in await self._redis.xread(cursors, block=200) or ():
+                cursors[stream.decode()] = entries[-1][0].decode()
                 # redis-py folds repeated fields into one, so entries are read again as they are.
                 for entry_id, _ in entries:
                     await self._record(stream.decode(), entry_id.decode())

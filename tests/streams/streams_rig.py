@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
-from cluster import is_cluster
+from cluster import is_cluster, keys_of
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
@@ -81,7 +81,7 @@ def moves(*these: Move) -> RouteBatch:
 def dump(raw: redis.Redis) -> dict[bytes, object]:
     """Return everything that is in Redis, to compare before and after."""
     found: dict[bytes, object] = {}
-    for key in sorted(raw.keys("*")):
+    for key in keys_of(raw, "*"):
         match raw.type(key):
             case b"stream":
                 found[key] = raw.xrange(key)

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cluster import keys_of
 from worker_rig import World, message, until
 
 from schema.ledger import EventKind
@@ -80,7 +81,7 @@ async def test_in_the_mailbox_of_a_puller_and_parked(any_streams_url):
         assert all(world.ends()[one] == EXPIRED for one in (*pulled, *parked))
         assert not world.raw.exists(world.keys[0].expiry)
         site.shards[0].agents_available()  # or half a minute later
-        await until(lambda: not world.raw.keys("ab:{0}:parked*"))
+        await until(lambda: not keys_of(world.raw, "ab:{0}:parked*"))
 
 
 async def test_on_arrival(any_streams_url):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from cluster import keys_of
 from worker_rig import World, message, until
 
 from broker.core.admission import UNSEEN_MESSAGES, Quota
@@ -74,7 +75,7 @@ async def test_an_inbox_that_was_emptied_takes_messages_again(world: World, book
     await world.site()
     await world.send(*(message(agent) for _ in range(100)))
     await until_found(book, agent)
-    world.raw.delete(*world.raw.keys(f"ab:*:inbox:{agent.id}:*"))
+    world.raw.delete(*keys_of(world.raw, f"ab:*:inbox:{agent.id}:*"))
     await until_found(book, agent, there=False)
     ids = await world.send(message(agent))
     await until(lambda: depth(world, agent) == 1)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from cluster import keys_of
 from msgspec.structs import replace
 from receiver import Receiver
 from worker_rig import World, message, until
@@ -42,7 +43,9 @@ async def queued(world: World, receiver: Receiver, agent: Agent, count: int = 5)
 
 
 def mailbox_of(world: World, agent: Agent) -> list[object]:
-    return [entry for key in world.raw.keys(f"ab:*:inbox:{agent.id}:*") for entry in world.raw.xrange(key)]
+    return [
+        entry for key in keys_of(world.raw, f"ab:*:inbox:{agent.id}:*") for entry in world.raw.xrange(key)
+    ]
 
 
 async def test_messages_to_a_paused_agent_wait_and_are_pushed_once_when_it_is_active(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from cluster import client_of, close
+from cluster import client_of, close, keys_of
 from msgspec import Raw
 from receiver import Receiver, receiving
 
@@ -188,7 +188,7 @@ class World:
     def left(self) -> dict[str, int]:
         """Return what is still kept of messages: streams by their length, sets by theirs."""
         found: dict[str, int] = {}
-        for key in self.raw.keys("ab:{*"):
+        for key in keys_of(self.raw, "ab:{*"):
             name = key.decode()
             part = name.split(":")[2]
             if part in ("inbox", "parked", "ingress"):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from cluster import async_client_of
+import redis.asyncio
 from keeper_rig import StartKeeper, agent_ids, hear, server_ms, until
 
 from broker.store.pool import Pool
@@ -36,7 +36,8 @@ class Listener:
     """What is said on the channel."""
 
     def __init__(self, url: str) -> None:
-        self._redis = async_client_of(url)
+        # What is published at any node of a cluster is heard at all.
+        self._redis = redis.asyncio.Redis.from_url(url)
         self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
 
     async def start(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from cluster import client_of, close, servers_of
 from keeper_rig import leased
 
 from broker.store.pool import Pool
@@ -41,7 +42,7 @@ async def test_told_to_end_while_its_jobs_are_failing_a_shard_does_not_begin_aga
     async with leased(connection, "keep") as [lease], asyncio.timeout(20):
         task = asyncio.create_task(KeptShard(lease, house).run())
         await began.wait()
-        await kill_connection(connection, "keeper-0")
+        kill_connection(streams_url, "keeper-0")
         await ending.wait()
 
         task.cancel()
@@ -52,9 +53,11 @@ async def test_told_to_end_while_its_jobs_are_failing_a_shard_does_not_begin_aga
         assert done == {task}
 
 
-async def kill_connection(connection: Connection, name: str) -> None:
-    """Cut the connection of this name at the server."""
-    for line in (await connection.send("CLIENT", "LIST")).decode().splitlines():
-        fields = dict(part.split("=", 1) for part in line.split(" "))
-        if fields["name"] == name:
-            await connection.send("CLIENT", "KILL", "ID", fields["id"])
+def kill_connection(url: str, name: str) -> None:
+    """Cut the connection of this name, at whichever server it is."""
+    client = client_of(url)
+    for server in servers_of(client):
+        for one in server.client_list():
+            if one["name"] == name:
+                server.client_kill_filter(_id=one["id"])
+    close(client)
