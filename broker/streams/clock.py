@@ -15,22 +15,25 @@ ANSWER_S: Final = 1.0
 
 
 class ServerClock:
-    """Estimates the server's time from its offset to ours, measured at start and with every `measure`."""
+    """Estimates the server's time by how long ago it was asked; this host's time of day may be stepped.
+
+    Measured at start and with every `measure`; before that it is this host's.
+    """
 
     def __init__(self) -> None:
-        self._offset_ms = 0
+        self._offset_ms = int((time.time() - time.monotonic()) * 1000)
 
     async def measure(self, connection: Connection) -> None:
         """Measure the offset. Raises: StreamsUnavailable."""
-        before = time.time()
+        before = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_S):
                 seconds, micros = await connection.send("TIME")
         except TimeoutError:
             raise StreamsUnavailable("no answer in time about the time") from None
-        middle_ms = int((before + time.time()) * 500)
+        middle_ms = int((before + time.monotonic()) * 500)
         self._offset_ms = int(seconds) * 1000 + int(micros) // 1000 - middle_ms
 
     def now_ms(self) -> int:
         """Return the estimated server time in ms since the epoch."""
-        return int(time.time() * 1000) + self._offset_ms
+        return int(time.monotonic() * 1000) + self._offset_ms

@@ -98,7 +98,9 @@ class NodeConnection(Connection, asyncio.Protocol):
         if self._transport is not None and self._unsent:
             data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             self._unsent.clear()
-            self._transport.write(data)
+            # Of a transport that has just broken uvloop takes no bytes; `connection_lost` is on its way.
+            if not self._transport.is_closing():
+                self._transport.write(data)
 
     def _check_silence(self) -> None:
         if self._waiting and (self._loop.time() - self._heard) * 1000 > SILENCE_MS_MAX:

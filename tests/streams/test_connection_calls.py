@@ -51,6 +51,18 @@ class Recording:
     def abort(self):
         self._transport.abort()
 
+    def is_closing(self):
+        return self._transport.is_closing()
+
+
+async def test_a_call_in_the_turn_in_which_the_connection_breaks_gets_its_error_and_nothing_else(connection):
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    connection._transport.abort()
+    with pytest.raises(StreamsUnavailable):
+        await connection.send("PING")
+    assert faults == []
+
 
 async def test_a_call_made_in_a_callback_is_answered(connection):
     answered = asyncio.get_running_loop().create_future()
