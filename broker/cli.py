@@ -18,6 +18,7 @@ from typing import Final
 from broker.settings import STORES, Settings, load
 from broker.settings_words import accepted, default_of, example
 from broker.supervisor import lifeline
+from broker.telemetry import logs
 from broker.telemetry.metrics import installed_version
 
 ORPHAN_GRACE_S: Final = 5.0
@@ -31,6 +32,8 @@ ASKING: Final = {
     "contacts": "who may write to whom: list, request, accept, decline, end",
     "work-orders": "list, show, create, accept, reject, progress, complete, cancel",
     "dead-letters": "what failed or expired: list, replay",
+    "trips": "pairs of agents that were found looping: list, reset",
+    "kill-switches": "what is stopped by hand: list, set, remove",
     "stats": "what has been going on",
     "route": "where a message would go, and why one went where it went",
 }
@@ -167,6 +170,7 @@ def _up(args: argparse.Namespace) -> int:
         message_queue_workers=args.workers,
         log_format=log_format,
     )
+    logs.catch_crashes()
     return run(settings)
 
 
@@ -206,6 +210,7 @@ def _role_settings(
     args: argparse.Namespace, *, needs: Sequence[str] = STORES, **overrides: object
 ) -> Settings:
     settings = load(needs, metrics_port=args.metrics_port, **overrides)
+    logs.catch_crashes()
     lifeline.follow(os.environ, patience_s=settings.drain_timeout_ms / 1000 + ORPHAN_GRACE_S)
     return settings
 

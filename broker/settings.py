@@ -175,7 +175,9 @@ class Settings(BaseSettings):
         20_000, 0, 600_000, "ms", "How long a process that stops waits for what is in flight."
     )
     log_level: Literal["debug", "info", "warning", "error"] = _chosen(
-        "info", "Events below this are not logged."
+        "info",
+        "Events below this are not logged. At debug the texts of unexpected errors are shown too, and they "
+        "may hold parts of messages.",
     )
     log_format: Literal["json", "text"] = _chosen("json", "One JSON object a line, or text for people.")
 

@@ -46,7 +46,7 @@ def mapped() -> Iterator[None]:
     except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         # The driver's own complaint about an argument is the one that is a ValueError as well.
         if isinstance(error, ValueError):
-            raise DataFault(str(error)) from error
+            raise DataFault(_without_value(str(error))) from error
         raise StoreUnavailable(f"the store's connection failed: {error}") from error
     except UnicodeEncodeError as error:
         raise DataFault("text holds an unpaired surrogate") from error
@@ -54,12 +54,18 @@ def mapped() -> Iterator[None]:
         raise StoreUnavailable(f"the store does not answer: {str(error) or type(error).__name__}") from error
 
 
+def _without_value(text: str) -> str:
+    """Return a complaint without the value it is about, which both the server and the driver put behind a
+    colon: it is part of somebody's message, and the complaint is logged."""
+    return text.splitlines()[0].partition(": ")[0] if text else "refused"
+
+
 def _of_server(error: asyncpg.PostgresError) -> Exception:
     state = error.sqlstate or ""
     if state == NO_PARTITION:
         return PartitionMissing(str(error))
     if state[:2] in _FAULTY:
-        return DataFault(f"{str(error).splitlines()[0]} ({state})")
+        return DataFault(f"{_without_value(str(error))} ({state})")
     if state[:2] in _AWAY or state in _UNPREPARED:
         return StoreUnavailable(f"the store refuses: {error} ({state})")
     return error

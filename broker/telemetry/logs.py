@@ -3,23 +3,33 @@
 Fields are ids, sizes, statuses and reasons. Never a body, a key, a signature, or the query or userinfo of a
 URL (`without_secrets`). A line goes out in one write, so that lines of several processes never mix. What the
 libraries log through `logging` comes out the same way.
+
+An exception is shown by its type and where it came from. Its text is shown only where we have written it
+ourselves (`BrokerError`) or the system has (`OSError`): any other may quote what it choked on, which is
+somebody's message. At level debug every text is shown.
 """
 
 import logging
 import os
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+
+from schema.errors import BrokerError
 
 Level = Literal["debug", "info", "warning", "error"]
 Field = str | int | float | bool | None | BaseException | list[str]
 
 VALUE_CHARS_MAX: Final = 500
 TRACE_CHARS_MAX: Final = 4_000
+TRACE_DEPTH_MAX: Final = 8
+"""Causes of causes, and members of a group, that are shown."""
 _RANK: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -63,8 +73,31 @@ def error(name: str, **fields: Field) -> None:
     """Log what somebody must look at. An exception among the fields is shown with its traceback."""
     trace = [field for field in fields.values() if isinstance(field, BaseException)]
     if trace:
-        fields["trace"] = "".join(traceback.format_exception(trace[0]))[-TRACE_CHARS_MAX:]
+        fields["trace"] = "".join(_trace(trace[0]))[-TRACE_CHARS_MAX:]
     _write("error", name, fields)
+
+
+def catch_crashes() -> None:
+    """Log what nobody catches, in this thread or another; Python's own way shows its text."""
+
+    def crashed(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        _log_crash(error)
+
+    sys.excepthook = crashed
+    threading.excepthook = lambda args: _log_crash(args.exc_value)
+    sys.unraisablehook = lambda args: _log_crash(args.exc_value)
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type, and its text where that can hold nothing of anybody's."""
+    kind = type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        return f"{kind}: {len(error.exceptions)} exceptions"
+    if _State.threshold <= _RANK["debug"] or isinstance(error, BrokerError):
+        return f"{kind}: {error}"
+    if isinstance(error, OSError):
+        return f"{kind}: {os.strerror(error.errno)}" if error.errno else kind
+    return f"{kind} (its text is shown at LOG_LEVEL debug only)" if str(error) else kind
 
 
 def without_secrets(url: str) -> str:
@@ -105,18 +138,42 @@ def _descriptor() -> int:
 
 def _shown(value: Field, chars_max: int) -> str | int | float | bool | list[str] | None:
     if isinstance(value, BaseException):
-        value = f"{type(value).__name__}: {value}"
+        value = described(value)
     if isinstance(value, str):
         # A lone surrogate (a file name, a header) cannot be encoded.
         return value[:chars_max].encode(errors="replace").decode()
     return value
 
 
+def _trace(error: BaseException, depth: int = 0) -> list[str]:
+    """Return the lines of a traceback, with its causes first and the members of a group last."""
+    if depth > TRACE_DEPTH_MAX:
+        return []
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = [] if cause is None else [*_trace(cause, depth + 1), "which led to\n"]
+    lines += ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__)]
+    lines.append(f"{described(error)}\n")
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions[:TRACE_DEPTH_MAX]:
+            lines += ["among them\n", *_trace(member, depth + 1)]
+    return lines
+
+
+def _log_crash(crash: BaseException | None) -> None:
+    if isinstance(crash, KeyboardInterrupt):
+        return
+    error("process.crashed", error=crash)
+
+
 class _Bridge(logging.Handler):
     """Passes on what libraries log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, Field] = {"logger": record.name, "message": record.getMessage()}
+        message = record.getMessage()
+        if record.name == "asyncio":
+            # Behind that come arguments, and the repr of tasks and futures with the text of what they raised.
+            message = message.partition("\n")[0].partition("(")[0]
+        fields: dict[str, Field] = {"logger": record.name, "message": message}
         if record.exc_info and record.exc_info[1] is not None:
             fields["error"] = record.exc_info[1]
         if record.levelno >= logging.ERROR:

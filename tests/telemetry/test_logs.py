@@ -2,11 +2,14 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from broker.telemetry import logs
+from schema.errors import StoreUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +46,86 @@ def test_levels_below_the_chosen_one_are_silent(capfd: pytest.CaptureFixture[str
     assert [line["event"] for line in lines(capfd)] == ["c", "d"]
 
 
-def test_an_error_shows_the_exception_with_its_trace(capfd: pytest.CaptureFixture[str]) -> None:
-    logs.configure(level="info", format="json", process="p")
+def failure(kind: type[BaseException], *args: object) -> BaseException:
+    """Return an exception that was raised because of another, both with something of somebody's in them."""
     try:
-        raise KeyError("lost")
-    except KeyError as error:
-        logs.error("loop.failed", error=error)
+        try:
+            raise ValueError("what somebody sent")
+        except ValueError as cause:
+            raise kind(*args) from cause
+    except kind as error:
+        return error
+
+
+def test_an_error_shows_where_it_came_from_and_not_what_it_choked_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure(level="info", format="json", process="p")
+    logs.error("loop.failed", error=failure(KeyError, "what somebody sent"))
+    logs.error("loop.failed", error=ExceptionGroup("g", [failure(TypeError, "what somebody sent")]))  # type: ignore[list-item]  # an Exception
+    logs.warning("loop.failed", error=failure(RuntimeError, "what somebody sent"))
+    told = capfd.readouterr().err
+    assert "what somebody sent" not in told.replace('raise ValueError(\\"what somebody sent\\")', "")
+    first, second, _ = [json.loads(line) for line in told.splitlines()]
+    assert first["error"].startswith("KeyError (")
+    assert "in failure" in first["trace"]
+    assert "ValueError (" in first["trace"]
+    assert "TypeError (" in second["trace"]
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (StoreUnavailable("the store is away"), "StoreUnavailable: the store is away"),
+        (OSError(111, "what somebody sent"), "ConnectionRefusedError: Connection refused"),
+        (OSError("what somebody sent"), "OSError"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_texts_of_ours_and_of_the_system_are_shown(
+    error: Exception, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(level="info", format="json", process="p")
+    logs.error("loop.failed", error=error)
+    (line,) = lines(capfd)
+    assert line["error"] == shown
+
+
+def test_at_level_debug_every_text_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure(level="debug", format="json", process="p")
+    logs.error("loop.failed", error=failure(KeyError, "lost"))
+    logs.configure(level="info", format="json", process="p")
     (line,) = lines(capfd)
     assert line["error"] == "KeyError: 'lost'"
-    assert "Traceback" in str(line["trace"])
+
+
+CRASHES = {
+    "main": "raise ValueError('se' + 'cret')",
+    "thread": "t = threading.Thread(target=lambda: int('se' + 'cret')); t.start(); t.join()",
+    "finaliser": "type('X', (), {'__del__': lambda self: int('se' + 'cret')})()",
+    "task": (
+        "import asyncio\nasync def bad(): raise ValueError('se' + 'cret')\n"
+        "async def main():\n task = asyncio.create_task(bad())\n await asyncio.sleep(0)\n del task\n"
+        " gc.collect()\nasyncio.run(main())"
+    ),
+    "callback": (
+        "import asyncio\nasync def main():\n"
+        " asyncio.get_running_loop().call_soon(int, 'se' + 'cret')\n await asyncio.sleep(0)\n"
+        "asyncio.run(main())"
+    ),
+}
+
+
+@pytest.mark.parametrize("where", sorted(CRASHES))
+def test_what_nobody_catches_is_logged_without_its_text(where: str) -> None:
+    program = (
+        "import gc, threading\nfrom broker.telemetry import logs\n"
+        "logs.configure(level='info', format='json', process='p')\nlogs.catch_crashes()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program + CRASHES[where]], capture_output=True, text=True)
+    assert "ValueError (" in ended.stderr
+    assert "secret" not in ended.stderr
+    assert ended.returncode == (1 if where == "main" else 0)
 
 
 def test_what_libraries_log_comes_out_the_same_way(capfd: pytest.CaptureFixture[str]) -> None:
