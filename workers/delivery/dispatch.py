@@ -206,9 +206,7 @@ class Dispatch:
             return
         try:
             head = endpoint.head(item, now_s=now_ms // 1000)
-        except (
-            Exception
-        ) as error:  # a fault of ours met on one message must not stop the shard, again and again
+        except Exception as error:  # a fault of ours, met on one message, must not stop the shard for good
             self._bury(item, error, now_ms)
             return
         deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
