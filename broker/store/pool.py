@@ -45,19 +45,35 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection. Raises: StoreUnavailable, DataFault (also from what is done inside)."""
-        with mapped():
-            _WANTED.inc()
-            try:
-                connection = await self._pool.acquire(timeout=ACQUIRE_S)
-            finally:
-                _WANTED.inc(-1)
-            _IN_USE.inc()
-            try:
-                yield connection
-            finally:
-                _IN_USE.inc(-1)
-                await self._pool.release(connection)
+        """Borrow a connection. Raises: StoreUnavailable, DataFault (also from what is done inside).
+
+        A cancellation stays one: what a silent server makes of rolling back, or of giving the connection
+        back, must not take its place, or a job that goes on after failures would go on after its end.
+        """
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        try:
+            with mapped():
+                async with self._borrowed() as connection:
+                    yield connection
+        except Exception as error:
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError from error
+            raise
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Connection]:
+        _WANTED.inc()
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_S)
+        finally:
+            _WANTED.inc(-1)
+        _IN_USE.inc()
+        try:
+            yield connection
+        finally:
+            _IN_USE.inc(-1)
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

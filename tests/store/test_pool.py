@@ -1,13 +1,17 @@
 """The pool: every wait ends, and every failure is one of ours."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
+from silent_postgres import silenceable
 
 from broker.servers.postgres import EmbeddedPostgres
+from broker.store import pool as pool_module
 from broker.store.pool import Pool, open_pool
+from broker.telemetry import metrics
 from schema.errors import DataFault, StoreUnavailable
 
 
@@ -60,9 +64,47 @@ async def test_a_mistake_of_ours_is_not_dressed_up(pool: Pool) -> None:
         await pool.execute("SELEC 1")
 
 
-async def test_sessions_carry_the_limits(pool: Pool) -> None:
-    for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-        assert await pool.fetch_value(f"SHOW {name}") != "0"
+LIMITS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "3s",
+    "idle_in_transaction_session_timeout": "15s",
+    "TimeZone": "UTC",
+    "jit": "off",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), LIMITS.items())
+async def test_the_server_knows_the_limits_of_every_session(any_pool: Pool, name: str, value: str) -> None:
+    assert await any_pool.fetch_value(f"SHOW {name}") == value
+
+
+async def test_the_server_ends_what_takes_too_long_before_our_patience_does() -> None:
+    assert pool_module.STATEMENT_MS < pool_module.COMMAND_S * 1_000
+    assert pool_module.LOCK_MS < pool_module.STATEMENT_MS
+
+
+async def test_who_waits_for_a_lock_is_told_and_a_holder_that_does_nothing_is_ended(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "LOCK_MS", 100)
+    monkeypatch.setattr(pool_module, "IDLE_IN_TRANSACTION_MS", 500)
+    pool = await open_pool(database_url, size=2, application_name="tests")
+    with pytest.raises(StoreUnavailable):
+        await hold_and_be_ended(pool)
+    async with pool.transaction() as connection:
+        await connection.execute("LOCK TABLE agents NOWAIT")
+    await pool.aclose()
+
+
+async def hold_and_be_ended(pool: Pool) -> None:
+    async with pool.transaction() as idle:
+        await idle.execute("LOCK TABLE agents")
+        with pytest.raises(StoreUnavailable, match="55P03"):
+            async with pool.transaction() as other:
+                await other.execute("LOCK TABLE agents")
+        async with asyncio.timeout(10):
+            while not idle.is_closed():  # noqa: ASYNC110  # the server ends it, and nobody tells us
+                await asyncio.sleep(0.02)
 
 
 async def test_a_transaction_that_fails_leaves_nothing_and_the_connection_serves_on(pool: Pool) -> None:
@@ -76,12 +118,76 @@ async def test_a_transaction_that_fails_leaves_nothing_and_the_connection_serves
     assert await pool.fetch_value("SELECT to_regclass('left_over') IS NULL")
 
 
-async def test_waiting_for_a_free_connection_ends(database_url: str) -> None:
+async def test_waiting_for_a_free_connection_ends_and_the_gauge_shows_who_has_and_who_wants_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ACQUIRE_S", 0.3)
+    in_use, wanted = (metrics.POSTGRES_CONNECTIONS.child(state=state) for state in ("in_use", "wanted"))
+    before = in_use.now(), wanted.now()
     pool = await open_pool(database_url, size=1, application_name="tests")
     async with pool.connection():
+        asking = asyncio.create_task(pool.fetch_value("SELECT 1"))
+        await asyncio.sleep(0)
+        assert (in_use.now(), wanted.now()) == (before[0] + 1, before[1] + 1)
         with pytest.raises(StoreUnavailable):
-            await pool.fetch_value("SELECT 1")
+            await asking
+    assert (in_use.now(), wanted.now()) == before
     await pool.aclose()
+
+
+async def test_a_server_that_says_nothing_is_given_up_and_serves_again_when_it_speaks(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "COMMAND_S", 0.3)
+    monkeypatch.setattr(pool_module, "ACQUIRE_S", 0.3)
+    async with silenceable(database_url) as proxy:
+        pool = await open_pool(proxy.url, size=1, application_name="tests")
+        assert await pool.is_up()
+        proxy.fall_silent()
+        async with asyncio.timeout(10):
+            for _ in range(2):  # First on the connection there is, then on one that is never greeted.
+                with pytest.raises(StoreUnavailable):
+                    await pool.fetch_value("SELECT 1")
+        proxy.speak()
+        assert await pool.is_up()
+        await pool.aclose()
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["statement", "transaction"])
+async def test_who_is_cancelled_while_the_server_says_nothing_ends_and_does_not_go_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, in_transaction: bool
+) -> None:
+    """A job that takes a failure for a reason to try again must not take its own end for one."""
+    monkeypatch.setattr(pool_module, "COMMAND_S", 1.0)
+    monkeypatch.setattr(pool_module, "ACQUIRE_S", 0.5)
+    async with silenceable(database_url) as proxy:
+        pool = await open_pool(proxy.url, size=1, application_name="tests")
+        asked = asyncio.Event()
+
+        async def job() -> None:
+            while True:
+                with suppress(StoreUnavailable):
+                    if in_transaction:
+                        async with pool.transaction() as connection:
+                            proxy.fall_silent()
+                            asked.set()
+                            await connection.execute("SELECT 1")
+                    else:
+                        async with pool.connection() as connection:
+                            proxy.fall_silent()
+                            asked.set()
+                            await connection.execute("SELECT 1")
+
+        working = asyncio.create_task(job())
+        await asked.wait()
+        await asyncio.sleep(0.05)  # A turn in which the statement is sent; sooner is as good.
+        working.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait((working,))
+        assert working.cancelled()
+        proxy.speak()
+        assert await pool.is_up()
+        await pool.aclose()
 
 
 async def test_a_pool_serves_again_after_the_server_was_restarted(tmp_path: Path) -> None:

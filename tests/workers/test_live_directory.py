@@ -90,6 +90,22 @@ async def test_a_reload_takes_over_who_came_who_changed_and_who_is_gone(live, po
     assert told[gone.id] is None
 
 
+async def test_a_registry_that_was_emptied_is_no_news_but_a_reason_to_read_everything(
+    live, pool, link, streams_url
+):
+    """FLUSHALL, or a Redis that came back without its file: what was announced and not read is gone."""
+    await prepared(live, pool, link)
+    await registered(pool, "comes")
+    async with await open_connection(streams_url, name="test") as connection:
+        await connection.send("FLUSHALL")
+    await live.refresh()
+    assert known(live) == {"stays", "goes", "comes"}
+    # Once is enough: nothing was read since.
+    await registered(pool, "later")
+    await live.refresh()
+    assert "later" not in known(live)
+
+
 async def test_a_refresh_that_fell_behind_reads_everything(live, pool, link, streams_url):
     await prepared(live, pool, link)
     await changed_behind_its_back(pool, streams_url, link)
