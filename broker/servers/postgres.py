@@ -66,6 +66,9 @@ autovacuum_vacuum_insert_scale_factor = 0.5
 log_destination = stderr
 logging_collector = off
 log_line_prefix = '%m [%p] '
+# Details of a complaint hold the rows it is about, and those are somebody's messages.
+log_error_verbosity = terse
+log_parameter_max_length_on_error = 0
 timezone = 'UTC'
 log_timezone = 'UTC'
 """

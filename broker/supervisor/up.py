@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -150,8 +151,11 @@ class Up:
         settings = self._settings
         if settings.agent_api_key:
             key = "operator key from AGENT_API_KEY"
-        else:
+        elif sys.stdout.isatty():
             key = f"operator key {running.api_key} (kept in {data_dir / OPERATOR_KEY_FILE})"
+        else:
+            # Nobody is looking: this goes into somebody's log, where keys do not belong.
+            key = f"operator key in {data_dir / OPERATOR_KEY_FILE}"
         allowed = (
             "" if settings.endpoint_allow_cidrs else "Endpoints on this machine (loopback) are allowed.\n"
         )
@@ -164,9 +168,11 @@ class Up:
         sys.stdout.flush()
 
     def _own_stores(self, running: Running) -> str:
-        """Return lines with the addresses of our own stores; others' passwords are not ours to show."""
-        streams = "" if self._settings.redis_url else f"Streams  {running.redis_url}\n"
-        record = "" if self._settings.database_url else f"Record   {running.database_tcp_url}\n"
+        """Return lines with the addresses of our own stores, with their passwords where somebody is looking;
+        others' passwords are not ours to show."""
+        shown: Callable[[str], str] = str if sys.stdout.isatty() else logs.without_secrets
+        streams = "" if self._settings.redis_url else f"Streams  {shown(running.redis_url)}\n"
+        record = "" if self._settings.database_url else f"Record   {shown(running.database_tcp_url)}\n"
         return streams + record
 
     def _running(self, key: str, stores: Stores, metrics_port: int) -> Running:
