@@ -58,6 +58,8 @@ class Keys:
         "_prefix",
         "active",
         "chosen",
+        "deaths",
+        "deliverer",
         "doorbell",
         "due",
         "expiry",
@@ -69,6 +71,7 @@ class Keys:
         "parked",
         "presence",
         "shard",
+        "trials",
         "verdicts",
     )
 
@@ -83,6 +86,9 @@ class Keys:
         self.expiry = prefix + "expiry"
         self.failing = prefix + "failing"
         self.verdicts = prefix + "verdicts"
+        self.deliverer = prefix + "deliverer"
+        self.deaths = prefix + "deaths"
+        self.trials = prefix + "trials"
         self.later = prefix + "later"
         self.later_messages = prefix + "later:messages"
         self.chosen = prefix + "chosen"

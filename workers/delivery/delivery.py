@@ -38,6 +38,7 @@ from workers.delivery.rerouting import Another, Rerouting
 from workers.delivery.rounds import Rounds
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.trials import Trials
 
 __all__ = ["Delivery", "DeliveryRules"]
 
@@ -101,6 +102,7 @@ class Delivery:
             on_disabled=self._disabled,
             on_error=self.fail,
         )
+        self._trials = Trials(connection, keys, owner=self._owner(), on_error=self.fail)
         self.collector = Collector(
             connection,
             keys,
@@ -117,6 +119,8 @@ class Delivery:
 
     async def run(self) -> None:
         """Take over the shard and serve it until cancelled or failed. Raises: BrokerError."""
+        await self._trials.begin(self._clock.now_ms())
+        self.dispatch.trials = self._trials if self._trials.is_on else None
         await self.health.load()
         await self.collector.take_over(self._owner())
         self.is_ready = True
@@ -129,6 +133,7 @@ class Delivery:
         """Take nothing new, let what is in flight finish, settle it. The caller bounds the wait."""
         await self.dispatch.drain()
         await self._settler.drain()
+        await self._trials.end()
 
     def close(self) -> None:
         """Stop. Results that still come are dropped: whoever owns the shard next sends those again."""
@@ -198,6 +203,13 @@ class Delivery:
         item = item_of(mailbox, entry, envelope, body, waiter)
         item.route, item.announced = route, told
         self.dispatch.take(item, now_ms)
+
+    def calm_down(self, now_ms: int) -> None:
+        """Suspect no message any more, after some time without a death."""
+        if self.dispatch.trials is not None:
+            self._trials.calm_down(now_ms)
+            if not self._trials.is_on:
+                self.dispatch.trials = None
 
     def ring(self, key: str) -> None:
         """Look into a mailbox: a router in another process says that something came."""

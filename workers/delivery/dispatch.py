@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 from broker.core.breaker import BreakerState
 from broker.streams.clock import ServerClock
 from broker.telemetry import logs, metrics
-from broker.transport.client import Answer, Deadlines, Failure, PushClient
+from broker.transport.client import Answer, Deadlines, Failure, PushClient, Target
 from schema.ledger import Event
 from schema.limits import ATTEMPT_OWN_MS_MAX, ENDPOINT_DISABLE_AFTER_MS, SHARD_IN_FLIGHT_MAX
 from schema.message import Reason, Status
@@ -31,6 +31,7 @@ from workers.delivery.replies import Replies
 from workers.delivery.rerouting import Rerouting
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.trials import Trials
 from workers.delivery.troubled import Troubled
 
 TIMEOUT_S_MIN: Final = 1.0
@@ -97,6 +98,8 @@ class Dispatch:
         self._closed = False
         self.health: Health
         """Who hears of endpoints that fail; set by whoever makes both."""
+        self.trials: Trials | None = None
+        """Set while a message is sought that kills its worker."""
 
     # --- in and out -----------------------------------------------------------------------------------
 
@@ -204,6 +207,9 @@ class Dispatch:
             if not self._reroute(item, finished(item, Status.FAILED, endpoint.refusal, now_ms=now_ms)):
                 self.finish(item, Status.FAILED, endpoint.refusal, now_ms)
             return
+        if self.trials is not None and self.trials.is_poison(item):
+            self.finish(item, Status.FAILED, Reason.POISON, now_ms)
+            return
         try:
             head = endpoint.head(item, now_s=now_ms // 1000)
         except Exception as error:  # a fault of ours, met on one message, must not stop the shard for good
@@ -216,6 +222,13 @@ class Dispatch:
         self.in_flight += 1
         item.in_flight = True
         item.started_ms = now_ms
+        if self.trials is None:
+            self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
+        else:
+            self.trials.post(item, partial(self._post_on_trial, target, head, item, deadlines))
+
+    def _post_on_trial(self, target: Target, head: bytes, item: Item, deadlines: Deadlines) -> None:
+        item.started_ms = self._clock.now_ms()
         self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
 
     def _answered(self, item: Item, result: Answer | Failure) -> None:
@@ -239,6 +252,8 @@ class Dispatch:
                 item.announced = True
         except Exception as error:  # as where it is posted: it must come to its end, and only once
             self._bury(item, error, now_ms)
+        if self.trials is not None:
+            self.trials.came_back(item)
         if endpoint.queued:
             self.pump(endpoint, now_ms)
         if self._room.hungry:

@@ -1,0 +1,131 @@
+"""A message that kills its worker every time is buried after a bounded number of deaths; whatever was beside
+it is delivered, and workers that die for other reasons bury nobody."""
+
+import asyncio
+
+import pytest
+from receiver import Got
+from worker_rig import Site, World, message, until
+
+from schema.ids import new_id
+from schema.message import Status
+from workers.delivery import trials
+from workers.delivery.trials import POISON_DEATHS, SUSPICIOUS_DEATHS
+
+DELIVERED = [(Status.DELIVERED, None)]
+POISON = [(Status.FAILED, "poison")]
+
+
+async def serve_until_ended(world: World, receiver, poison: set[str], ids: list[str]) -> int:
+    """Let workers die of what is poison until everything has ended; return how many did."""
+    struck = asyncio.Event()
+
+    async def answer(got: Got) -> int:
+        if got.id in poison:
+            struck.set()
+            await asyncio.Event().wait()
+        return 200
+
+    receiver.script = answer
+    deaths = 0
+    while True:
+        struck.clear()
+        site: Site = await world.site()
+        dying = asyncio.ensure_future(struck.wait())
+        ending = asyncio.ensure_future(world.until_ended(ids, timeout_s=20))
+        await asyncio.wait((dying, ending), return_when=asyncio.FIRST_COMPLETED)
+        dying.cancel()
+        if ending.done():
+            await ending
+            return deaths
+        ending.cancel()
+        await site.kill()
+        deaths += 1
+        # What the dead one still had on the wire must strike nobody else.
+        links = tuple(receiver._links)
+        for link in links:
+            link.cancel()
+        if links:
+            await asyncio.wait(links)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_kills_its_worker_is_buried_and_what_was_beside_it_is_delivered(streams_url, count):
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agents = [world.agent(receiver) for _ in range(4)]
+        poison = [message(agents[number], id=new_id()) for number in range(count)]
+        others = [message(agent) for _ in range(15) for agent in agents]
+        router = await world.site("route")
+        ids = await world.send(*others[:30], *poison, *others[30:])
+        await until(lambda: sum(world.raw.xlen(key) for key in world.raw.keys("ab:*:inbox:*")) == len(ids))
+        await router.stop()
+        killers = {one.id for one in poison}
+        deaths = await serve_until_ended(world, receiver, killers, ids)
+        ends = world.ends()
+        assert all(ends[one] == (POISON if one in killers else DELIVERED) for one in ids)
+        assert deaths <= SUSPICIOUS_DEATHS + count * POISON_DEATHS
+        # Nothing is left of it, and no attempt was lost sight of: each message came at least once.
+        assert set(receiver.ids) == set(ids)
+        await world.until_clean()
+        await until(lambda: world.raw.hlen(world.keys[0].trials) == 0)
+
+
+async def test_workers_that_die_of_something_else_bury_nobody(streams_url):
+    """Killed again and again with the same requests under way: held long, they are still no poison."""
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        receiver.hold()
+        ids = await world.send(*(message(agent) for _ in range(20)))
+        for _ in range(POISON_DEATHS):
+            seen = len(receiver.got)
+            site = await world.site()
+            await receiver.until(lambda it, seen=seen: len(it.got) > seen)
+            await site.kill()
+        receiver.let_go()
+        await world.site()
+        await world.until_ended(ids)
+        assert all(ends == DELIVERED for ends in world.ends().values())
+
+
+async def test_stops_in_good_order_and_lost_connections_are_no_deaths(streams_url):
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        for _ in range(SUSPICIOUS_DEATHS + 1):
+            site = await world.site()
+            await world.until_ended(await world.send(message(agent)))
+            await site.stop()
+        site = await world.site()
+        for _ in range(SUSPICIOUS_DEATHS + 1):
+            await site.until_ready()
+            delivery = site.shards[0].delivery
+            world.raw.client_kill_filter(_type="normal", skipme=True)
+            await until(lambda delivery=delivery: site.shards[0].delivery not in (delivery, None))
+        await world.until_ended(await world.send(message(agent)))
+        assert world.raw.exists(world.keys[0].deaths, world.keys[0].trials) == 0
+        delivery = site.shards[0].delivery
+        assert delivery is not None
+        assert delivery.dispatch.trials is None
+
+
+async def test_suspicion_ends_after_a_while_without_a_death(streams_url, monkeypatch):
+    monkeypatch.setattr(trials, "CALM_MS", 1_500)
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        for _ in range(SUSPICIOUS_DEATHS):
+            site = await world.site()
+            await site.until_ready()
+            await site.kill()
+        site = await world.site()
+        await site.until_ready()
+        delivery = site.shards[0].delivery
+        assert delivery is not None
+        assert delivery.dispatch.trials is not None
+        await world.until_ended(await world.send(*(message(agent) for _ in range(20))))
+        await until(lambda: delivery.dispatch.trials is None)
+        await world.until_ended(await world.send(*(message(agent) for _ in range(20))))
+        assert world.raw.exists(world.keys[0].deaths, world.keys[0].trials) == 0
+        assert set(receiver.times.values()) == {1}
