@@ -15,11 +15,20 @@ from schema.errors import Malformed, Rejected
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_EXPONENT: Final = re.compile(rb"[0-9][eE][+-]?[0-9]{3}")
-"""Every third UUID holds this too: so it is only a reason to look closer."""
+_SHAPE: Final = bytes.maketrans(
+    bytes(range(256)),
+    bytes(
+        ord("0" if chr(n) in "0123456789" else "e" if chr(n) in "eE" else "-" if chr(n) in "+-" else " ")
+        for n in range(256)
+    ),
+)
+"""Keeps of a text what numbers look like: every digit a 0, every exponent an e, every sign a -. Looking for a
+fixed text in that takes a tenth of the time a pattern takes (0.3 and 2.5 us for 180 bytes)."""
+_EXPONENTS: Final = (b"0e000", b"0e-000")
+"""Every third UUID holds one too: so it is only a reason to look closer."""
 _BIG_EXPONENT: Final = re.compile(rb"[\s:,\[]-?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{3}")
 """The same, where a number may begin."""
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{300}")
+_LONG_NUMBER: Final = b"0" * 300
 _HUGE_NUMBER: Final = re.compile(rb"[eE][+-]?[0-9]{4}|[0-9.]{1000}")
 """Beyond a double in a way the decoder does not see: it rounds 1e-20000 to zero, `jsonb` refuses it."""
 
@@ -36,7 +45,10 @@ def check_json(raw: bytes) -> None:
         _check_shape(_STRING.sub(b'""', raw))
     if b"\\u" in raw:
         check_escapes(raw)
-    if (_EXPONENT.search(raw) and _BIG_EXPONENT.search(raw)) or (len(raw) > 300 and _LONG_NUMBER.search(raw)):
+    shape = raw.translate(_SHAPE)
+    if (
+        (_EXPONENTS[0] in shape or _EXPONENTS[1] in shape) and _BIG_EXPONENT.search(raw)
+    ) or _LONG_NUMBER in shape:
         _check_numbers(raw)
 
 

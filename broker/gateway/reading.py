@@ -70,11 +70,12 @@ class BodyReader(Generic[T]):
 
         Raises: Malformed when it is not JSON; Rejected with all faults otherwise.
         """
-        faults = Faults()
         try:
             request = self._decode(raw)
         except msgspec.ValidationError:
+            faults = Faults()
             request = self._salvage(raw, faults)
+            return self._checked(request, faults)
         except msgspec.DecodeError as error:
             raise _malformed(raw, error) from None
         except UnicodeDecodeError:
@@ -82,6 +83,9 @@ class BodyReader(Generic[T]):
         except RecursionError:
             raise Rejected(f"nested deeper than {limits.JSON_DEPTH_MAX}") from None
         check_json(raw)
+        return request if self._check is None else self._checked(request, Faults())
+
+    def _checked(self, request: T, faults: Faults) -> T:
         if self._check is not None:
             self._check(request, faults)
         faults.raise_if_any()

@@ -7,6 +7,7 @@ counts from then; it waits here while every connection is busy, and that counts 
 """
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from time import monotonic_ns, process_time
 from typing import Final
@@ -19,6 +20,9 @@ from broker.bench.control import Nothing, obey
 from broker.bench.pace import Schedule
 from broker.bench.ticks import ticking
 
+MARK: Final = b"########"
+"""Stands in a prepared request for its number."""
+_numbers: Final = itertools.count()
 LEAD_NS: Final = 50_000_000
 """The first request of a paced run is due this long after the order, so that it does not begin late."""
 
@@ -61,7 +65,8 @@ class Line(asyncio.Protocol):
     def send(self, due_ns: int) -> None:
         """Send the next request, which was meant to leave at `due_ns`."""
         self._due_ns = due_ns
-        request = self._requests[self._next]
+        # No two requests say the same: the broker takes agents that repeat themselves for a loop.
+        request = self._requests[self._next].replace(MARK, b"%08d" % next(_numbers))
         self._next = (self._next + 1) % len(self._requests)
         self._transport.write(request)  # type: ignore[attr-defined]  # always a Transport
 

@@ -27,7 +27,7 @@ from msgspec import Struct, field
 from rich.console import Console
 
 from bench.http_ceiling import CeilingOrder, Listening
-from bench.http_load import HttpOrder, HttpReport
+from bench.http_load import MARK, HttpOrder, HttpReport
 from bench.kit.broker import CpuMeter, fresh_broker
 from bench.kit.program import run
 from bench.kit.report import Aim, Findings, Table
@@ -290,7 +290,7 @@ async def _register(subject: Subject, recipients: int) -> tuple[list[str], list[
 
 
 def _body(recipient: str) -> bytes:
-    content = {"task_type": "scrape", "url": "https://example.com/honda", "parameters": {"pages": 3}}
+    content = {"task_type": "scrape", "url": "https://example.com/honda", "number": MARK.decode()}
     return encode({"to_agent_id": recipient, "message_type": "task", "priority": 5, "content": content})
 
 
