@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from cluster import one_server
-from streams_rig import proxied, until
+from redis_proxy import proxied
+from streams_rig import until
 
 from broker.servers.process import ServerFailed
 from broker.servers.valkey import EmbeddedValkey

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from cluster import one_server
 from msgspec import Raw
-from streams_rig import proxied, until
+from redis_proxy import proxied
+from streams_rig import until
 
 from broker.client.streams import StreamPublisher, message
 from broker.streams import ingress

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from cluster import one_server
-from streams_rig import proxied, until
+from redis_proxy import proxied
+from streams_rig import until
 
 import broker
 import schema
@@ -87,7 +88,7 @@ def test_the_scripts_that_cap_a_stream_cap_the_doorbell() -> None:
 
 
 def test_no_consumer_is_deleted_and_nothing_is_flushed_or_watched() -> None:
-    """`DELCONSUMER` orphans what it had pending; `WATCH` is broken by a cancellation; `MULTI` is no script."""
+    """`DELCONSUMER` orphans what it had pending; `WATCH` does not survive a cancellation."""
     assert uses(r"""["']?(DELCONSUMER|WATCH|MULTI|FLUSHALL|FLUSHDB|XSETID)["']""") == set()
 
 
