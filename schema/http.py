@@ -22,6 +22,7 @@ class ErrorBody(Struct, kw_only=True, omit_defaults=True):
     message: str
     field: str | None = None
     request_id: str | None = None
+    retry_after_s: int | None = None
     details: list[FaultView] | None = None
 
 

@@ -16,6 +16,12 @@ class Trip(Struct, kw_only=True, frozen=True):
     both: bool
     at_ms: int
 
+    @property
+    def directions(self) -> list[tuple[str, str]]:
+        """What is stopped: sender and recipient."""
+        there = (self.from_agent_id, self.to_agent_id)
+        return [there, (there[1], there[0])] if self.both else [there]
+
 
 class TripView(Struct, kw_only=True):
     """A trip as the HTTP contract shows it."""

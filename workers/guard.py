@@ -260,7 +260,7 @@ class Guard:
 
     def _raise_barriers(self) -> None:
         trips = {trip.id: trip for trip in (*self._found.trips, *self._untold_trips.values())}
-        self.barriers.trip((pair, trip.id) for trip in trips.values() for pair in directions(trip))
+        self.barriers.trip((pair, trip.id) for trip in trips.values() for pair in trip.directions)
         metrics.BARRIERS.child(kind="trip").set(len(trips))
 
     async def _tell(self) -> None:
@@ -350,12 +350,6 @@ def trip_of(sign: Sign, sender: str, recipient: str, *, at_ms: int) -> Trip:
     return Trip(
         id=trip_id, sign=sign.value, from_agent_id=sender, to_agent_id=recipient, both=both, at_ms=at_ms
     )
-
-
-def directions(trip: Trip) -> list[Pair]:
-    """Return the directions a trip stops."""
-    there = (trip.from_agent_id, trip.to_agent_id)
-    return [there, (there[1], there[0])] if trip.both else [there]
 
 
 def notes_of(trip: Trip, find_agent: Callable[[str], Agent | None]) -> list[Envelope]:

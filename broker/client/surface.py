@@ -9,6 +9,7 @@ from broker.client.subjects.keys import Keys
 from broker.client.subjects.messages import Messages
 from broker.client.subjects.presence import Presence
 from broker.client.subjects.statistics import Statistics
+from broker.client.subjects.stops import KillSwitches, Trips
 from broker.client.subjects.system import System
 from broker.client.subjects.work_orders import WorkOrders
 
@@ -37,5 +38,7 @@ class Surface(Subject[ShellT]):
         self.contacts: Contacts[ShellT] = Contacts(shell)
         self.work_orders: WorkOrders[ShellT] = WorkOrders(shell)
         self.dead_letters: DeadLetters[ShellT] = DeadLetters(shell)
+        self.trips: Trips[ShellT] = Trips(shell)
+        self.kill_switches: KillSwitches[ShellT] = KillSwitches(shell)
         self.stats: Statistics[ShellT] = Statistics(shell)
         self.system: System[ShellT] = System(shell)

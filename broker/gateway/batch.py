@@ -63,6 +63,7 @@ async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
             envelope = accept_at_once(call.services, request, sender, now)
             if envelope is None:
                 envelope = await accept(call.services, request, sender)
+            call.services.gatekeeper.spend(call.principal.metered, envelope)
         except BrokerError as error:
             results.append(BatchResult(error=error_body(error)))
         else:

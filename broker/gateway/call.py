@@ -34,10 +34,11 @@ class Scope(Enum):
     WORK_ORDERS = "work_orders"
     STATISTICS = "statistics:read"
     DEAD_LETTERS = "dead_letters"
+    STOPS = "stops"
 
 
-AGENT_SCOPES = frozenset(Scope) - {Scope.AGENTS_WRITE}
-"""Scopes of the key an agent gets at its registration: all but registering others."""
+AGENT_SCOPES = frozenset(Scope) - {Scope.AGENTS_WRITE, Scope.STOPS}
+"""Scopes of the key an agent gets at its registration: all but registering others, and stopping them."""
 
 
 class Principal(Struct, frozen=True):
@@ -50,6 +51,11 @@ class Principal(Struct, frozen=True):
     @property
     def is_operator(self) -> bool:
         return self.agent_id is None
+
+    @property
+    def metered(self) -> str | None:
+        """The key whose messages are counted against its rate; None for an operator's, which is not."""
+        return None if self.agent_id is None else self.key_id
 
 
 OPERATOR = Principal(None, "operator", frozenset(Scope))

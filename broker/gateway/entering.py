@@ -40,6 +40,7 @@ def entrance(services: Services, operation: Operation) -> Enter:
             assert scope is not None
             authorize(principal, scope)
             if principal.agent_id is not None:
+                services.gatekeeper.check_agent(principal.agent_id)
                 services.signs_of_life.hear(principal.agent_id)
                 services.key_use.note(principal.key_id, now_ms=services.now_ms())
         call = Call(

@@ -70,6 +70,7 @@ def error_body(error: BrokerError, request_id: str | None = None) -> ErrorBody:
         message=error.message,
         field=error.field,
         request_id=request_id,
+        retry_after_s=_retry_after_s(error),
         details=details or None,
     )
 
@@ -91,10 +92,14 @@ def encode_error(error: BrokerError, request_id: str) -> bytes:
 
 def error_headers(error: BrokerError) -> dict[str, str]:
     """Return the headers that belong to the error."""
-    if isinstance(error, Unavailable | RateLimited):
-        return {"Retry-After": str(error.retry_after_s)}
+    if (after_s := _retry_after_s(error)) is not None:
+        return {"Retry-After": str(after_s)}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": CHALLENGE}
     if isinstance(error, MethodNotAllowed):
         return {"Allow": ", ".join(error.allowed)}
     return {}
+
+
+def _retry_after_s(error: BrokerError) -> int | None:
+    return error.retry_after_s if isinstance(error, Unavailable | RateLimited) else None

@@ -100,6 +100,7 @@ async def _send(call: Call[SendRequest, SendQuery], sender: str | None, message_
             earlier = await _answered(call, earlier)
         return reply_of(services, earlier, 201)
     envelope = await accept(services, call.body, sender, answered_within_ms=ANSWERED_ROW_WAIT_MS)
+    services.gatekeeper.spend(call.principal.metered, envelope)
     if query.wait == REPLY:
         return reply_of(services, await _answered(call, envelope), 201)
     wanted = _RUNGS[query.wait]
@@ -144,8 +145,8 @@ async def accept(
     """Return the message as it will be published, if its recipient takes it from this sender.
 
     `answered_within_ms`: how long to wait for the record of the message it answers.
-    Raises: UnknownRecipient; Rejected; NotAContact; RateLimited; StoreUnavailable when the recipient cannot
-    be looked up.
+    Raises: UnknownRecipient; Rejected; NotAContact; RateLimited; InboxFull; LoopDetected; Killed;
+    StoreUnavailable when the recipient cannot be looked up.
     """
     now = from_ms(services.now_ms())
     faults = Faults()
@@ -157,9 +158,13 @@ async def accept(
     message_id = request.id.lower() if request.id is not None else new_id()
     origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
     reply_to = None if request.reply_to is None else request.reply_to.lower()
-    answered = (
-        None if reply_to is None else await _inherit(services, origin, reply_to, within_ms=answered_within_ms)
-    )
+    answered = None
+    if reply_to is not None:
+        answered = await _inherit(services, origin, reply_to, within_ms=answered_within_ms)
+    elif request.caused_by is not None:
+        await _inherit(services, origin, request.caused_by.lower(), within_ms=answered_within_ms)
+        origin.conversation_id = None  # it begins one of its own, unless it says otherwise
+    services.gatekeeper.check(sender, recipient, origin.root_id or message_id)
     if record is not None:
         await admission.admit(
             services,
@@ -169,14 +174,17 @@ async def accept(
             reply_to_row=answered,
             reply_to=reply_to,
         )
-    return envelope_of(request, origin)
+    envelope = envelope_of(request, origin)
+    if envelope.hop:
+        services.lineage.note(envelope)
+    return envelope
 
 
 def accept_at_once(
     services: Services, request: SendRequest, sender: str | None, now: datetime
 ) -> Envelope | None:
     """Return what `accept` would, where nobody has to be asked about the message; None says nothing."""
-    if request.reply_to is not None or request.deliver_at is not None:
+    if request.reply_to is not None or request.deliver_at is not None or request.caused_by is not None:
         return None
     recipient = None
     if request.to_agent_id is not None:
@@ -184,6 +192,8 @@ def accept_at_once(
         if record is None or not admission.passes(services, sender, record):
             return None
         recipient = record.id
+    if not services.gatekeeper.passes(sender, recipient):
+        return None
     message_id = request.id.lower() if request.id is not None else new_id()
     origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
     return envelope_of(request, origin)
@@ -326,7 +336,8 @@ async def _inherit(
 ) -> MessageView | None:
     """Take root, hop and conversation from the message answered, and return it; one that is not recorded by
     then counts as a root itself."""
-    origin.root_id, origin.hop = reply_to, 1
+    origin.root_id, origin.hop = services.lineage.find(reply_to) or (reply_to, 0)
+    origin.hop += 1
     try:
         # An agent may answer a push before the message is recorded.
         answered = await row_within(services, reply_to, within_ms=within_ms)
@@ -335,8 +346,10 @@ async def _inherit(
     if answered is not None:
         origin.root_id, origin.hop = answered.root_id or answered.id, answered.hop + 1
         if origin.from_agent_id in (None, answered.from_agent_id, answered.to_agent_id):
-            # A stranger who has an id is told no more by it.
             origin.conversation_id = answered.conversation_id
+        else:
+            # A stranger who has an id is told no more by it, and uses up nothing of what that root may have.
+            origin.root_id = None
     return answered
 
 

@@ -17,6 +17,7 @@ from broker.gateway.contract.presence import PRESENCE
 from broker.gateway.contract.realtime import REALTIME
 from broker.gateway.contract.routing import ROUTING
 from broker.gateway.contract.statistics import STATISTICS
+from broker.gateway.contract.stops import STOPS
 from broker.gateway.contract.work_orders import WORK_ORDERS
 from broker.gateway.operation import Operation
 
@@ -32,5 +33,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *WORK_ORDERS,
     *STATISTICS,
     *DEAD_LETTERS,
+    *STOPS,
     *OPERATORS,
 )

@@ -128,7 +128,19 @@ class QuickSend:
         if request.from_agent_id not in (None, sender) or not is_new(services, request):
             return None
         envelope = accept_at_once(services, request, sender, from_ms(services.now_ms()))
-        return None if envelope is None else (request, envelope)
+        if envelope is None or not within_rates(services, principal, envelope):
+            return None
+        return request, envelope
+
+
+def within_rates(services: Services, principal: Principal, envelope: Envelope) -> bool:
+    """Count a message against its rates; tell whether it is within them. Else the ordinary way says why not:
+    nothing was counted."""
+    try:
+        services.gatekeeper.spend(principal.metered, envelope)
+    except BrokerError:
+        return False
+    return True
 
 
 def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Principal | None:
@@ -143,6 +155,8 @@ def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Princi
     now_ms = services.now_ms()
     principal = services.keyring.remembered(authorization, now_ms=now_ms)
     if principal is None or scope not in principal.scopes:
+        return None
+    if services.gatekeeper.is_killed(principal.agent_id):
         return None
     if principal.agent_id is not None:
         services.signs_of_life.hear(principal.agent_id)

@@ -107,7 +107,11 @@ def check_not_too_far(request: SendRequest, now: datetime, faults: Faults) -> No
 
 
 def _check_ids(request: SendRequest, faults: Faults) -> None:
-    for field, value in (("id", request.id), ("reply_to", request.reply_to)):
+    for field, value in (
+        ("id", request.id),
+        ("reply_to", request.reply_to),
+        ("caused_by", request.caused_by),
+    ):
         if value is not None and not is_id(value.lower()):
             faults.add(field, "must be a UUID")
 

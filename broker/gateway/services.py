@@ -11,9 +11,11 @@ from broker.gateway.coordination.arrivals import Arrivals
 from broker.gateway.coordination.contact_book import ContactBook
 from broker.gateway.coordination.sender_names import SenderNames
 from broker.gateway.coordination.totals import Totals
+from broker.gateway.gatekeeper import Gatekeeper
 from broker.gateway.key_use import KeyUse
 from broker.gateway.keyring import Keyring
 from broker.gateway.known_agents import KnownAgents
+from broker.gateway.lineage import Lineage
 from broker.gateway.realtime.hub import Hub
 from broker.gateway.signs_of_life import SignsOfLife
 from broker.gateway.waiting import Waiters
@@ -80,6 +82,9 @@ class Services:
         self.sender_names = SenderNames(pool)
         self.inbox_totals = Totals(pool)
         self.agents = KnownAgents(pool, settings.redis_url)
+        self.lineage = Lineage()
+        self.gatekeeper = Gatekeeper(pool, self.link, settings, now_ms=self.presence.now_ms)
+        self.agents.on_change(self.gatekeeper.on_change)
         self.contacts = ContactBook(pool, self.link)
         self.notices.on(CONTACTS_CHANGED, self.contacts.on_word)
         self.keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
@@ -94,11 +99,13 @@ class Services:
             agents=self.agents,
             keyring=self.keyring,
             now_ms=now_ms,
+            is_killed=self.gatekeeper.is_killed,
         )
+        self.gatekeeper.on_switches.append(self.realtime.doubt_all)
 
     async def publish(self, envelopes: Sequence[Envelope], *, waiter: str | None = None) -> None:
-        """Publish; return when all are on disk. Raises: StreamsUnavailable, StreamsFull."""
-        self._check_joined()
+        """Publish; return when all are on disk. Raises: StreamsUnavailable, StreamsFull, Overloaded."""
+        self._check_open()
         if len(envelopes) == 1:
             await self.publisher.publish(envelopes[0], waiter=waiter)
         else:
@@ -107,14 +114,15 @@ class Services:
     def begin_publishing(self, envelope: Envelope) -> asyncio.Future[None]:
         """Publish one message; the future is done when it is on disk, or has what `publish` raises.
 
-        Raises: StreamsUnavailable at once where nothing can be published yet.
+        Raises: StreamsUnavailable, Overloaded at once where nothing can be published.
         """
-        self._check_joined()
+        self._check_open()
         return self.publisher.begin(envelope)
 
-    def _check_joined(self) -> None:
+    def _check_open(self) -> None:
         if not self.joined:
             raise StreamsUnavailable("the streams have not been reached yet")
+        self.gatekeeper.check_memory()
 
     async def announce(self, agent_id: str) -> None:
         """Tell every process with a directory that an agent changed, where Redis can be reached. The row is

@@ -22,6 +22,7 @@ from broker.gateway.operation import Operation
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.serve import Running
 from schema.ids import new_id
+from schema.trip import Trip
 
 BASE = "/api/v1/messaging"
 WITH_SCOPE = [operation for operation in OPERATIONS if operation.scope is not None]
@@ -79,6 +80,7 @@ ROWS: dict[str, Row] = {
     "markRead": Row(Who.PARTY, {"message_id": "{unread}"}),
     "streamMessages": Row(Who.ANY),
     "sendHeartbeat": Row(Who.ANY),
+    "sendHeartbeats": Row(Who.ANY, body={"agent_ids": ["{own_id}"]}),
     "changePresence": Row(Who.ANY, body={"status_message": "here"}),
     "showPresence": Row(Who.ANY, OWN),
     "pingAgent": Row(Who.ANY, body={"to_agent_id": "peer"}),
@@ -96,6 +98,11 @@ ROWS: dict[str, Row] = {
     "showStatistics": Row(Who.ANY),
     "listDeadLetters": Row(Who.ANY),
     "replayDeadLetters": Row(Who.ANY, body={"ids": [new_id()]}),
+    "listTrips": Row(Who.OPERATOR),
+    "resetTrip": Row(Who.OPERATOR, {"trip_id": "{trip}"}),
+    "listKillSwitches": Row(Who.OPERATOR),
+    "setKillSwitch": Row(Who.OPERATOR, body={"root_id": "{fresh_id}"}),
+    "removeKillSwitch": Row(Who.OPERATOR, {"switch_id": "{switch}"}),
     "healthz": Row(Who.ALL),
     "readyz": Row(Who.ALL),
     "openapi": Row(Who.ALL),
@@ -152,7 +159,7 @@ class World:
 
     def filled(self, value: Any) -> Any:
         if isinstance(value, str):
-            return value.format(**self.slots, fresh=f"new {new_id()[-12:]}")
+            return value.format(**self.slots, fresh=f"new {new_id()[-12:]}", fresh_id=new_id())
         if isinstance(value, Mapping):
             return {name: self.filled(one) for name, one in value.items()}
         return [self.filled(one) for one in value] if isinstance(value, list) else value
@@ -207,13 +214,26 @@ async def _populated(world: World, register: Register) -> World:
     offered, accepted, ordered = (order["work_order_id"] for order in orders)
     taken = await world.made(f"{BASE}/work-order/{accepted}/respond", {"action": "accept"}, agent_id="own")
     await world.made(f"{BASE}/send", {"to_agent_id": "own", "subject": "hello"}, from_agent_id="peer")
+    switch = await world.made("/api/kill-switches", {"root_id": new_id()})
+    trip = Trip(
+        id=new_id(),
+        sign="repeat",
+        from_agent_id=world.agents["fourth"]["id"],
+        to_agent_id=world.agents["other"]["id"],
+        both=False,
+        at_ms=1,
+    )
+    await world.gateway.services.gatekeeper.book.trip(trip)
     world.slots = {
+        "trip": trip.id,
+        "switch": switch["id"],
         "message": sent[0]["id"],
         "unread": sent[1]["id"],
         "offered": offered,
         "accepted": accepted,
         "ordered": ordered,
         "lease": taken["lease"],
+        "own_id": world.agents["own"]["id"],
         "key_id": (await world.new_key())["id"],
     }
     return world

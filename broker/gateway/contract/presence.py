@@ -7,8 +7,11 @@ from broker.gateway.coordination import pings, presence
 from broker.gateway.operation import Operation
 from schema.errors import (
     AgentMismatch,
+    InboxFull,
+    LoopDetected,
     NotAContact,
     NotFound,
+    Overloaded,
     RateLimited,
     RecipientDisabled,
     Rejected,
@@ -17,7 +20,15 @@ from schema.errors import (
     StreamsUnavailable,
     UnknownRecipient,
 )
-from schema.presence import PingReply, PingRequest, PresenceUpdate, PresenceView, SignOfLife
+from schema.presence import (
+    Heartbeats,
+    PingReply,
+    PingRequest,
+    PresenceUpdate,
+    PresenceView,
+    SignOfLife,
+    SignsOfLife,
+)
 
 PRESENCE: Final = (
     Operation(
@@ -31,6 +42,19 @@ PRESENCE: Final = (
         replies={200: SignOfLife},
         errors=(AgentMismatch, Rejected, StreamsUnavailable, StreamsFull, StoreUnavailable),
         handler=presence.heartbeat,
+    ),
+    Operation(
+        name="sendHeartbeats",
+        method="POST",
+        path="/api/v1/messaging/heartbeats",
+        summary="Say that many agents are there",
+        tag="Presence",
+        scope=Scope.HEARTBEAT,
+        body=Heartbeats,
+        check=presence.check_heartbeats,
+        replies={200: SignsOfLife},
+        errors=(AgentMismatch, StreamsUnavailable, StreamsFull),
+        handler=presence.heartbeats,
     ),
     Operation(
         name="changePresence",
@@ -70,6 +94,7 @@ PRESENCE: Final = (
         replies={200: PingReply},
         errors=(
             *(AgentMismatch, UnknownRecipient, RecipientDisabled, NotAContact, RateLimited),
+            *(InboxFull, LoopDetected, Overloaded),
             *(StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
         handler=pings.ping,

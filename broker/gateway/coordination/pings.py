@@ -43,6 +43,7 @@ async def ping(call: Call[PingRequest, SenderQuery]) -> Reply:
     content = Raw(encode(PingContent(message=call.body.message)))
     request = SendRequest(to_agent_id=target.id, message_type=PING, content=content)
     envelope = await accept(services, request, sender)
+    services.gatekeeper.spend(call.principal.metered, envelope)
     await post(services, envelope)
     heard = await seen(services, target)
     shown = PingTarget(

@@ -21,6 +21,7 @@ from schema.errors import (
     BrokerError,
     Forbidden,
     IdempotencyMismatch,
+    Killed,
     Malformed,
     Rejected,
     StoreUnavailable,
@@ -33,7 +34,13 @@ from schema.http import ErrorReply
 Document = dict[str, Any]  # OpenAPI is JSON of any shape
 
 JSON: Final = "application/json"
-_OF_KEYS: Final = (Unauthenticated, Forbidden, AgentMismatch, StoreUnavailable)  # keys are rows in Postgres
+_OF_KEYS: Final = (
+    Unauthenticated,
+    Forbidden,
+    AgentMismatch,
+    Killed,
+    StoreUnavailable,
+)  # keys are rows in Postgres
 _OF_BODIES: Final = (Malformed, BodyTimeout, TooLarge, UnsupportedMedia, Rejected)
 _ABOUT: Final = """\
 Agents publish messages; the broker routes them by name or by capability, delivers them with retries and \

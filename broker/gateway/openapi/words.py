@@ -12,9 +12,10 @@ from broker.gateway.openapi.wording.agents import AGENTS
 from broker.gateway.openapi.wording.coordination import COORDINATION
 from broker.gateway.openapi.wording.general import GENERAL
 from broker.gateway.openapi.wording.messages import MESSAGES
+from broker.gateway.openapi.wording.stops import STOPS
 from broker.gateway.openapi.wording.word import Facets, Word, Words
 
-WORDS: Final[Words] = GENERAL | AGENTS | MESSAGES | COORDINATION
+WORDS: Final[Words] = GENERAL | AGENTS | MESSAGES | COORDINATION | STOPS
 
 
 def word_for(owners: Sequence[str], name: str) -> Word | None:
@@ -36,6 +37,7 @@ TAGS: Final = {
     "Work orders": "Work with a price and a deadline: ordered, accepted under a lease, done or not.",
     "Statistics": "How much there is, how fast it goes, what fails.",
     "Dead letters": "Messages that ended badly, and how to send them again.",
+    "Stops": "What the broker or an operator has stopped: loops, agents, pairs, chains of messages.",
     "Operation": "What operators and their tools ask for. Needs no key.",
 }
 """What belongs under a heading; in the order of the page."""
@@ -73,6 +75,7 @@ BODIES: Final[dict[str, Facets]] = {
     },
     "RespondRequest": {"action": "accept", "estimated_completion": "2027-01-15T17:00:00Z"},
     "CompleteRequest": {"result": {"cars": 212}, "lease": "3f1c5a9e"},
+    "KillSwitchRequest": {"agent_id": "scraper_honda", "reason": "writes the same again and again"},
     "ReplayRequest": {"agent_id": "scraper_honda", "reason": "exhausted"},
     "NewKeyRequest": {"scopes": ["messages:read", "messages:send"]},
 }
@@ -104,6 +107,11 @@ FAULTS: Final = {
     "unknown_recipient": "no agent is known as 'scraper_hnda'",
     "address_denied": "the endpoint's address may not be dialled",
     "rate_limited": "too many messages to this agent within a minute",
+    "inbox_full": "the recipient's inbox holds as much as it may",
+    "loop_detected": "these two agents were found keeping each other busy; an operator resets that",
+    "killed": "an operator has switched this agent off",
+    "overloaded": "Redis has little memory left: nothing new is taken until some is free",
+    "too_many_switches": "1000 kill switches are set; take one away first",
     "streams_unavailable": "Redis does not answer",
     "streams_full": "Redis has no room for more",
     "store_unavailable": "PostgreSQL does not answer",

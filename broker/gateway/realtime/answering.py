@@ -145,6 +145,7 @@ class Answerer:
         if (earlier := await messages.sent_before(services, request, agent_id)) is not None:
             return earlier.id
         envelope = await messages.accept(services, request, agent_id)
+        services.gatekeeper.spend(agent_id, envelope)
         await services.publish([envelope])
         _PUBLISHED.inc()
         return envelope.id

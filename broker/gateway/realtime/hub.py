@@ -77,9 +77,11 @@ class Hub:
         agents: KnownAgents,
         keyring: Keyring,
         now_ms: Callable[[], int],
+        is_killed: Callable[[str], bool] = lambda _: False,
         limit: int = SESSIONS_MAX,
     ) -> None:
         self.limit = limit
+        self._is_killed = is_killed
         self._mailboxes = mailboxes
         self._leases = leases
         self._agents = agents
@@ -102,6 +104,11 @@ class Hub:
 
     def __len__(self) -> int:
         return len(self._guests)
+
+    def doubt_all(self) -> None:
+        """Look at every session anew: agents may have been switched off."""
+        self._doubtful |= self._guests.keys()
+        self._asked.set()
 
     def session_of(self, agent_id: str) -> Session | None:
         """Return the session the agent has at this gateway."""
@@ -282,7 +289,13 @@ class Hub:
             await asyncio.sleep(0)  # Most keys are remembered: nobody's request shall wait for thousands.
 
     async def _check_key(self, guest: Guest, *, fresh_ms: int = FRESH_MS) -> None:
-        """End a session whose key is not good any more. Raises: StoreUnavailable."""
+        """End a session whose key is not good any more, or whose agent is switched off.
+
+        Raises: StoreUnavailable.
+        """
+        if self._is_killed(guest.session.agent_id):
+            guest.session.end(REVOKED)
+            return
         if guest.authorization is None:
             return
         try:

@@ -45,6 +45,7 @@ GENERAL: Final[Words] = {
     "FaultView.message": Word("What is wrong with it.", "must be 1 (highest) to 10"),
     "field": Word("The field that is wrong, where it is one.", "priority"),
     "request_id": Word("The id of the request, as in `X-Request-Id` and in the log.", AN_ID),
+    "retry_after_s": Word("Seconds after which to try again, where that makes sense; as `Retry-After`.", 2),
     "details": Word("Every fault, where fields are wrong."),
     "error": Word("What went wrong."),
     # --- health -------------------------------------------------------------------------------------------
