@@ -9,6 +9,7 @@ from worker_rig import World, message, until
 
 from schema.ledger import EventKind
 from schema.message import Lane, Status
+from workers.delivery.expiry import BATCH_MAX
 
 EXPIRED = [(Status.EXPIRED, "expired")]
 DELIVERED = [(Status.DELIVERED, None)]
@@ -114,6 +115,32 @@ async def test_in_flight_is_left_to_its_result(any_streams_url):
         await world.until_ended([sent])
         assert world.ends()[sent] == [(Status.DELIVERED, None)]
         await world.until_clean()
+
+
+async def test_behind_many_that_are_in_flight(any_streams_url):
+    """More are under way, and past their time, than one look takes."""
+    async with World(any_streams_url) as world:
+        receiver = await world.receiver()
+        busy = [world.agent(receiver, concurrency=64) for _ in range(5)]
+        puller = world.agent()
+        await world.site()
+        receiver.hold()
+        at, expiry = in_ms(600_000), world.keys[0].expiry
+        under_way = await world.send(
+            *(message(agent, expires_at=at) for agent in busy for _ in range(2 * BATCH_MAX // 5 + 1))
+        )
+        await receiver.until(lambda it: it.under_way == len(under_way))
+        world.raw.zadd(expiry, dict.fromkeys(world.raw.zrange(expiry, 0, -1), 1))  # their time is now
+        doomed = await world.send(*(message(puller, expires_at=in_ms(600_000)) for _ in range(10)))
+        await until(lambda: world.raw.zcard(expiry) == len(under_way) + len(doomed))
+        world.raw.zadd(expiry, dict.fromkeys(world.raw.zrange(expiry, len(under_way), -1), 2))
+        await world.until_ended(doomed)
+        assert {world.ends()[one][0] for one in doomed} == set(EXPIRED)
+        assert not [one for one in under_way if world.ends().get(one)]
+        receiver.let_go()
+        await world.until_ended(under_way)
+        assert {one: world.ends()[one] for one in under_way} == dict.fromkeys(under_way, DELIVERED)
+        await until(lambda: not world.raw.exists(expiry))
 
 
 async def test_behind_an_open_breaker_without_an_attempt(any_streams_url):

@@ -35,18 +35,24 @@ class Expiry:
     async def take(self, owner: str, *, now_ms: int) -> list[Item]:
         """Expire what is due: entries in Redis here and now; items waiting in memory are returned, for the
         caller to settle. Raises: Fenced, StreamsUnavailable."""
-        members = await self._connection.send(
-            "ZRANGEBYSCORE", self._keys.expiry, "-inf", now_ms, "LIMIT", 0, BATCH_MAX
-        )
         items: list[Item] = []
         in_redis: list[tuple[str, str]] = []
-        for member in members:
-            key, _, entry = member.decode().rpartition("|")
-            mailbox = self._room.mailboxes.get(key)
-            if mailbox is None or self._lies_in_redis(mailbox, entry):
-                in_redis.append((key, entry))
-            elif (item := self._room.take_out(mailbox, entry)) is not None:
-                items.append(item)
+        looked_at = 0
+        while True:
+            members = await self._connection.send(
+                "ZRANGEBYSCORE", self._keys.expiry, "-inf", now_ms, "LIMIT", looked_at, BATCH_MAX
+            )
+            for member in members:
+                key, _, entry = member.decode().rpartition("|")
+                mailbox = self._room.mailboxes.get(key)
+                if mailbox is None or self._lies_in_redis(mailbox, entry):
+                    in_redis.append((key, entry))
+                elif (item := self._room.take_out(mailbox, entry)) is not None:
+                    items.append(item)
+            if in_redis or items or len(members) < BATCH_MAX:
+                break
+            # All of them in flight, as many as the shard's quota may be: what has expired lies behind them.
+            looked_at += BATCH_MAX
         # Only where something ended: what is in flight stays where it is, and would be read again and again.
         self.is_behind = len(members) == BATCH_MAX and bool(in_redis or items)
         if in_redis:
