@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 10.0
 CONNECTIONS_MAX: Final = 100
+_NOT_REACHED: Final = (httpx.TransportError, AttributeError)
+"""AttributeError: a connection that is reset as soon as it is made, on uvloop; anyio asks its socket for its
+peer when it has none any more."""
 
 
 class AgentClient(Surface[Awaiting], Awaiting):
@@ -64,7 +67,7 @@ class AgentClient(Surface[Awaiting], Awaiting):
         """Tell whether the broker answers and can do its work."""
         try:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
-        except httpx.TransportError:
+        except _NOT_REACHED:
             return False
 
     async def aclose(self) -> None:
@@ -104,7 +107,7 @@ class AgentClient(Surface[Awaiting], Awaiting):
                 async for line in reply.aiter_lines():
                     for event in reader.feed(line):
                         yield event
-        except httpx.TransportError as error:
+        except _NOT_REACHED as error:
             raise unreachable(error) from error
 
     async def _send(self, request: Request[Any]) -> httpx.Response:
@@ -123,7 +126,7 @@ class AgentClient(Surface[Awaiting], Awaiting):
     async def _once(self, request: Request[Any]) -> httpx.Response:  # a request of any reply
         try:
             reply = await self._http.send(self._http.build_request(**request.arguments(self._timeout_s)))
-        except httpx.TransportError as error:
+        except _NOT_REACHED as error:
             raise unreachable(error) from error
         raise_for(reply.status_code, reply.content, retry_after=reply.headers.get("retry-after"))
         return reply
