@@ -1,5 +1,8 @@
 """Instruments: what is counted is what is shown, and labels stay within their sets."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Reference
 
 from broker.telemetry import metrics
-from broker.telemetry.instruments import Counter, Gauge, Histogram, Instruments, Ranking
+from broker.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Instruments, Ranking
 
 
 def shown(*instruments: Counter | Gauge | Histogram | Ranking) -> str:
@@ -83,3 +86,16 @@ UNITS = {
     *("known", "online", "errors", "events", "days", "info", "restarts", "actions", "changes", "sessions"),
     *("stores", "ratio", "sealed"),
 }
+
+
+def test_what_alerts_ask_for_is_what_processes_show() -> None:
+    """A rule that names a metric nobody has never fires, and nobody hears of it."""
+    known = {
+        f"{one.name}_total" if isinstance(one, Counter) else one.name
+        for one in vars(metrics).values()
+        if isinstance(one, Instrument)
+    }
+    rules = (Path(__file__).parents[2] / "deploy/alerts.yaml").read_text()
+    asked = set(re.findall(r"agent_broker_\w+", rules))
+    assert len(asked) >= 6
+    assert asked <= known
