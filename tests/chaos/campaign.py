@@ -28,6 +28,7 @@ from chaos.journal import Journal, Spell
 from chaos.links import Links
 from chaos.notes import lines
 from chaos.publishing import Orders
+from chaos.python import module, searching
 from chaos.report import Gate, Report
 from chaos.stores import Stores, save_logs, stores
 from schema.errors import BrokerError
@@ -172,6 +173,7 @@ class Deployment:
         self.links = self._stack.enter_context(Links(self._targets(port, gateways)))
         self._stack.callback(self.fleet.end)
         pepper = self._canaries.make("key pepper")
+        secrets_key = self._canaries.make("key of secrets")
         self._canaries.note_password("password of Redis", self._stores.redis_url)
         self._canaries.note_password("password of Postgres", self._stores.database_url)
         for name, (role, *words) in PLACES.items():
@@ -184,6 +186,7 @@ class Deployment:
                 DATABASE_URL=self._through(f"{name}>postgres", self._stores.database_url),
                 AGENT_API_KEY=self._key,
                 KEY_PEPPER=pepper,
+                SECRETS_KEY=secrets_key,
                 PORT=str(gateways.get(name, 0)),
             )
         secrets = await self._register([f"http://127.0.0.1:{port}" for port in gateways.values()])
@@ -271,11 +274,12 @@ class Deployment:
             for task in tasks:
                 task.cancel()
 
-    def _program(self, module: str, ledger: str) -> subprocess.Popen[bytes]:
+    def _program(self, name: str, ledger: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"chaos.{module}", str(self._wanted.folder / ledger)],
+            module(name, str(self._wanted.folder / ledger)),
+            env=searching(),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if module == "receiving" else None,
+            stdout=subprocess.PIPE if name == "receiving" else None,
         )
         self._stack.callback(process.kill)
         return process

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -21,10 +20,8 @@ from chaos import clock, crash_points
 from chaos.journal import Journal
 from chaos.launch import EXIT_NO_SUCH_POINT
 from chaos.notes import lines
+from chaos.python import SEARCHED, module
 
-ROOT: Final = Path(__file__).parents[2]
-SEARCHED: Final = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-"""The product first: there is a folder `workers` among the tests, too."""
 LOOK_S: Final = 0.05
 RESTART_S: Final = (0.1, 0.6)
 ARMED_PART: Final = 0.75
@@ -154,7 +151,7 @@ class Fleet:
     # --- inside -------------------------------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> None:
-        words = [sys.executable, "-P", "-m", "chaos.launch", "--clock", str(self.clock_of(slot.name))]
+        words = module("launch", "--clock", str(self.clock_of(slot.name)))
         if self._mutant:
             words += ["--mutant", self._mutant]
         if self.is_armed and self._chance.random() < ARMED_PART:

@@ -2,9 +2,10 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any, Self
+
+from chaos.python import module, searching
 
 Address = tuple[str, int]
 
@@ -15,7 +16,8 @@ class Links:
     def __init__(self, targets: Mapping[str, Address]) -> None:
         words = [{"name": name, "host": host, "port": port} for name, (host, port) in targets.items()]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "chaos.proxy", json.dumps(words)],
+            module("proxy", json.dumps(words)),
+            env=searching(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -42,6 +44,8 @@ class Links:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _say(self, words: dict[str, Any]) -> None:  # Any: JSON
         assert self._process.stdin is not None
