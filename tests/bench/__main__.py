@@ -26,6 +26,7 @@ PROGRAMS: Final = (
     "backlog",
     "queries",
     "scale_out",
+    "head_of_line",
     "peers",
 )
 
