@@ -60,6 +60,8 @@ DRAIN_S_MAX: Final = 604_800
 """How long a leaving agent may take what waits for it; the rest is returned to its senders then."""
 DEPARTURE_WATCH_MS: Final = 600_000
 """How long the mailboxes of a deleted agent are looked at: routers that have not heard may fill them."""
+HEARTBEATS_MAX: Final = 1_000
+"""Agents in one request that says they are there. More is 422: several requests take the rest."""
 PRESENCE_WATCHED_MAX: Final = 500_000
 """Agents of one shard whose comings and goings are followed (some 200 bytes each); those of further ones are
 not told."""
@@ -254,6 +256,11 @@ TRIPS_MAX: Final = 1_000
 """Trips that are listed. At it a further loop is stopped by the router that found it, and only there."""
 KILL_SWITCHES_MAX: Final = 1_000
 KILL_REASON_CHARS_MAX: Final = 500
+FAIR_RATE_PER_S: Final = 500
+"""Messages of one sender a second; what it publishes beyond goes through the lowest lane. A setting may
+change it."""
+FAIR_SHARE_S: Final = 2.0
+"""A sender that was quiet may publish what its rate gives in this time at once."""
 RATE_BUCKETS_MAX: Final = 100_000
 """Rates a gateway remembers; at it all begin anew."""
 HTTP_CONNECTIONS_MAX: Final = 16_384

@@ -35,6 +35,19 @@ class PresenceUpdate(Struct, kw_only=True):
     max_concurrent_jobs: int | UnsetType = UNSET
 
 
+class Heartbeats(Struct, kw_only=True):
+    """Body of `POST /api/v1/messaging/heartbeats`: who is there, by id."""
+
+    agent_ids: list[str]
+
+
+class SignsOfLife(Struct, kw_only=True):
+    """Reply to `POST /api/v1/messaging/heartbeats`: how many agents were heard of, and when."""
+
+    agents: int
+    heartbeat_at: datetime
+
+
 class PresenceView(Struct, kw_only=True):
     """An agent's presence as the contract shows it. `active_jobs`: work orders it has accepted."""
 

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from broker.streams.link import Link
 from broker.streams.presence import Presence
 from broker.streams.sessions import Sessions
+from schema.codec import encode
+from schema.limits import HEARTBEATS_MAX
 
 CONNECTIONS: Final = 64
 TICK_S: Final = 0.005
@@ -120,6 +122,30 @@ async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> Beaten:
     finally:
         for beater in beaters:
             beater.close()
+
+
+async def together_over_http(url: str, key: str, agents: Sequence[str], *, seconds: float) -> Beaten:
+    """Let somebody who runs them all say that they are there, a thousand agents a request."""
+    parts = [agents[start : start + HEARTBEATS_MAX] for start in range(0, len(agents), HEARTBEATS_MAX)]
+    address, loop = urlsplit(url), asyncio.get_running_loop()
+    host, port = address.hostname or "127.0.0.1", address.port or 80
+    beater = (await loop.create_connection(Beater, host, port))[1]
+    turn, refused = asyncio.Lock(), 0
+
+    async def send(number: int, _: int) -> None:
+        nonlocal refused
+        body = encode({"agent_ids": parts[number]})
+        head = (
+            f"POST /api/v1/messaging/heartbeats HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n\r\n"
+        )
+        async with turn:
+            refused += await beater.ask(head.encode() + body) != b"HTTP/1.1 200 OK"
+
+    try:
+        return Beaten(await paced(send, len(parts), seconds=seconds), refused)
+    finally:
+        beater.close()
 
 
 async def natively(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> Beaten:

@@ -332,6 +332,9 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
         "HTTP, each with its own key": lambda: beating.over_http(
             yard.broker.api_url, yard.keys[:some], seconds=beat_s
         ),
+        "HTTP, 1,000 agents a request": lambda: beating.together_over_http(
+            yard.broker.api_url, yard.broker.api_key, ids[:some], seconds=beat_s
+        ),
         "natively, a command each": lambda: beating.natively(url, ids[-some:], shards=SHARDS, seconds=beat_s),
         "live connections (without the gateway)": lambda: beating.by_renewal(
             url, ids, shards=SHARDS, seconds=beat_s

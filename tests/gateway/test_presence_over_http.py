@@ -58,6 +58,38 @@ async def test_an_agent_nobody_has_heard_of_is_gone(http: httpx.AsyncClient, reg
     }
 
 
+async def test_many_agents_are_heard_of_at_once_and_only_by_whoever_may_say_so(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agents = [await register(f"one-{number}") for number in range(5)]
+    ids = [agent["id"] for agent in agents]
+    await heard_ago(gateway, ids[0], 90_000)
+    said = await http.post(f"{API}/heartbeats", json={"agent_ids": [*ids[:4], ids[3].upper()]})
+    assert (said.status_code, said.json()["agents"]) == (200, 4)
+    for agent_id in ids[:4]:
+        shown = await presence(http, agent_id)
+        assert (shown["state"], shown["last_heartbeat_at"]) == ("online", said.json()["heartbeat_at"])
+    assert (await presence(http, ids[4]))["state"] == "gone"
+    # Those who were away show in lists at once: they are written through.
+    online = (await http.get("/api/agents", params={"online": "true"})).json()
+    assert {agent["id"] for agent in online} == set(ids[:4])
+    async with calling(gateway, agents[4]["api_key"]) as own:
+        assert (await own.post(f"{API}/heartbeats", json={"agent_ids": [ids[4]]})).status_code == 200
+        for named in ([ids[0]], [ids[4], ids[0]]):
+            refused = await own.post(f"{API}/heartbeats", json={"agent_ids": named})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "agent_mismatch")
+
+
+async def test_a_list_of_agents_that_are_there_has_bounds_and_holds_ids(http: httpx.AsyncClient) -> None:
+    for named, field in (
+        ([], "agent_ids"),
+        ([new_id()] * 1_001, "agent_ids"),
+        ([new_id(), "x"], "agent_ids[1]"),
+    ):
+        refused = await http.post(f"{API}/heartbeats", json={"agent_ids": named})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)
+
+
 async def test_a_heartbeat_puts_an_agent_online_under_its_name_and_its_id(
     gateway: Running, http: httpx.AsyncClient, register: Register
 ) -> None:

@@ -7,7 +7,7 @@ from msgspec import UNSET, Struct
 from broker.core.presence import presence_state
 from broker.gateway.call import Call, NoQuery, Reply
 from broker.gateway.coordination.caller import AGENT, required_agent
-from broker.gateway.heartbeats import beat
+from broker.gateway.heartbeats import beat, beat_together
 from broker.gateway.reading import Faults
 from broker.gateway.registration import check_label
 from broker.gateway.services import Services
@@ -16,8 +16,16 @@ from broker.store import presence as stored_presence
 from broker.store import work_orders as stored_work_orders
 from schema import limits
 from schema.agent import Agent
-from schema.errors import NotFound, Unavailable
-from schema.presence import PresenceState, PresenceUpdate, PresenceView, SignOfLife
+from schema.errors import AgentMismatch, NotFound, Unavailable
+from schema.ids import is_id
+from schema.presence import (
+    Heartbeats,
+    PresenceState,
+    PresenceUpdate,
+    PresenceView,
+    SignOfLife,
+    SignsOfLife,
+)
 from schema.times import from_ms
 
 
@@ -57,6 +65,28 @@ async def heartbeat(call: Call[None, CallerQuery]) -> Reply:
     agent_id = await required_agent(call, call.query.agent_id, field=AGENT)
     at_ms = await beat(call.services, agent_id)
     return Reply(body=SignOfLife(agent_id=agent_id, heartbeat_at=from_ms(at_ms), is_online=True))
+
+
+def check_heartbeats(request: Heartbeats, faults: Faults) -> None:
+    """Note everything wrong with a list of agents that are there."""
+    if not 1 <= len(request.agent_ids) <= limits.HEARTBEATS_MAX:
+        faults.add("agent_ids", f"must name 1 to {limits.HEARTBEATS_MAX} agents")
+        return
+    request.agent_ids = list(dict.fromkeys(agent_id.lower() for agent_id in request.agent_ids))
+    for index, agent_id in enumerate(request.agent_ids):
+        if not is_id(agent_id):
+            faults.add(f"agent_ids[{index}]", "must be a UUID")
+
+
+async def heartbeats(call: Call[Heartbeats, NoQuery]) -> Reply:
+    """Say of many agents at once that they are there: for whoever runs them, with an operator's key; an
+    agent's own key may name that agent. What each costs is a hundredth of a heartbeat by itself. The ids are
+    not looked up: one that nobody has is forgotten again after a week."""
+    own = call.principal.agent_id
+    if own is not None and call.body.agent_ids != [own]:
+        raise AgentMismatch("this key belongs to another agent")
+    at_ms = await beat_together(call.services, call.body.agent_ids)
+    return Reply(body=SignsOfLife(agents=len(call.body.agent_ids), heartbeat_at=from_ms(at_ms)))
 
 
 async def change(call: Call[PresenceUpdate, CallerQuery]) -> Reply:

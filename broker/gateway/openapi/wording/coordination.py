@@ -34,6 +34,12 @@ COORDINATION: Final[Words] = {
         *("online", "away", "gone"),
     ),
     "last_heartbeat_at": moment("Its last sign of life; null if there was none."),
+    "agent_ids": Word(
+        f"The agents that are there, 1 to {limits.HEARTBEATS_MAX:,}, by their ids.",
+        [AN_AGENT],
+        {"minItems": 1, "maxItems": limits.HEARTBEATS_MAX, "items": {"type": "string", "format": "uuid"}},
+    ),
+    "SignsOfLife.agents": count("Agents that were noted: each counts once.", 1),
     "active_jobs": count("Work orders it has accepted and not finished.", 0),
     "PingRequest.message": text("What to say.", "are you there?", limits.PING_MESSAGE_CHARS_MAX),
     "target_agent": Word("Who was pinged."),
