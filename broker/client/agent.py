@@ -25,6 +25,7 @@ from broker.client.asking import ask
 from broker.client.credentials import Credentials, register
 from broker.client.handlers import Decorated, Handlers
 from broker.client.http import AgentClient
+from broker.client.incoming import handled
 from broker.client.life import Life, Plan, Transport
 from broker.client.mounted import Mounted
 from broker.client.orders import OrderHandler
@@ -148,10 +149,13 @@ class Agent:
     ) -> str:
         """Send a message as this agent, and return its id once it is on disk.
 
+        In a handler it counts as caused by the message that is handled: hops add up, so that agents that set
+        each other off come to an end.
+
         Raises: UnknownRecipient, NotAContact, RateLimited, Rejected, Unavailable.
         """
         sent = await self.client.messages.send(
-            content, to=to, requirements=requirements, **{"wait": "accepted", **more}
+            content, to=to, requirements=requirements, **{"wait": "accepted", **_cause(more), **more}
         )
         return sent.id
 
@@ -168,6 +172,7 @@ class Agent:
 
         Raises: NoAnswer, TimeoutError, and what `send` does.
         """
+        more = {**_cause(more), **more}
         return await ask(self.client, content, timeout_s=timeout_s, to=to, requirements=requirements, **more)
 
     @staticmethod
@@ -261,6 +266,12 @@ class Agent:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+def _cause(more: Mapping[str, Any]) -> dict[str, str]:  # fields of SendRequest
+    """Return what a message says of its cause, where it says nothing yet."""
+    message_id = handled.get()
+    return {} if message_id is None or "reply_to" in more else {"caused_by": message_id}
 
 
 def _endpoint(transport: Transport, endpoint: str | None) -> dict[str, str | None]:

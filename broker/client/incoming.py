@@ -1,6 +1,7 @@
 """A message as a handler gets it, and as it lies on the wire of every way in."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -14,7 +15,7 @@ RESPONSE_TYPE = "response"
 NOTICES = frozenset(
     (
         *(RESPONSE_TYPE, "error", "status", "heartbeat", "ping"),
-        *("contact_request", "contact_response", "work_order_update"),
+        *("contact_request", "contact_response", "work_order_update", "loop_detected"),
     )
 )
 """Types that tell an agent something and ask nothing of it: no handler is no failure, no answer goes back."""
@@ -47,6 +48,9 @@ class Arrival(Struct, kw_only=True):
             and self.metadata.get("automatic") is not True
         )
 
+
+handled: ContextVar[str | None] = ContextVar("handled", default=None)
+"""The id of the message whose handler runs: what it sends is caused by it."""
 
 Send = Callable[..., Awaitable[str]]
 """`Agent.send`."""

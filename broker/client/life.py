@@ -15,7 +15,7 @@ from broker.client.backoff import Backoff
 from broker.client.desk import Desk
 from broker.client.handlers import Handlers, unhandled
 from broker.client.http import AgentClient
-from broker.client.incoming import RESPONSE_TYPE, Arrival, Message, Send, answer_id
+from broker.client.incoming import RESPONSE_TYPE, Arrival, Message, Send, answer_id, handled
 from broker.client.outcomes import Again, Outcome, Processed, of_error, of_value
 from broker.client.profile import Identity, bring_up_to_date
 from broker.client.ways.poll import Poll
@@ -134,6 +134,8 @@ class Life:
         if handler is None:
             return unhandled(arrival)
         message = Message(arrival, attempt=attempt, send=self._send)
+        # The desk gives every message a task, and so a context, of its own.
+        handled.set(arrival.id)
         try:
             value = await handler(message)
         except Exception as error:

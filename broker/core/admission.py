@@ -181,6 +181,41 @@ class Rates:
         return 0.0
 
 
+class FairShare:
+    """Who publishes so fast that what they publish has to wait behind the others. Nothing is refused.
+
+    A sender is over its share from the moment its bucket is empty until it is full again: going back and
+    forth with every token would let its messages overtake each other all the time. `share_s` is in how many
+    seconds a bucket fills. At `senders_max` everybody is within their share again.
+    """
+
+    __slots__ = ("_full_ms", "_interval_ms", "_over", "_senders_max", "_window_ms", "is_on")
+
+    def __init__(self, *, per_s: float, share_s: float, senders_max: int) -> None:
+        self.is_on = per_s > 0
+        self._interval_ms = 1_000 / per_s if per_s > 0 else 0.0
+        self._window_ms = share_s * 1_000
+        self._senders_max = senders_max
+        self._full_ms: dict[str, float] = {}
+        self._over: set[str] = set()
+
+    def is_over(self, sender: str, now_ms: float) -> bool:
+        """Count a message; tell whether it has to wait behind the others."""
+        full_ms = self._full_ms.get(sender, 0.0)
+        if full_ms <= now_ms:
+            full_ms = now_ms
+            self._over.discard(sender)
+            if len(self._full_ms) >= self._senders_max:
+                self._full_ms.clear()
+                self._over.clear()
+        full_ms += self._interval_ms
+        if full_ms > now_ms + self._window_ms:
+            full_ms = now_ms + self._window_ms
+            self._over.add(sender)
+        self._full_ms[sender] = full_ms
+        return sender in self._over
+
+
 def _reached(held: int, bound: int) -> bool:
     return 0 < bound <= held
 

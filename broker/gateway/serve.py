@@ -230,7 +230,11 @@ def _server(services: Services) -> uvicorn.Server:
         interface="asgi3",
         loop="none",
         # A factory where uvicorn's types want a class; it is only called.
-        http=partial(BoundedProtocol, ways=short_ways(services, OPERATIONS)),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            BoundedProtocol,
+            ways=short_ways(services, OPERATIONS),
+            connections_max=services.settings.http_connections_max,
+        ),
         ws=SocketProtocol,
         ws_max_size=limits.FRAME_BYTES_MAX,
         ws_ping_interval=limits.SOCKET_PING_S,

@@ -68,7 +68,12 @@ class Services:
         """Whether the deployment has as many shards as we; else a message could go where nobody looks."""
         self.durability = BUFFERED if settings.durability == "everysec" else None
         self.link = Link(settings.redis_url, name=f"gateway-{gateway_id}")
-        self.publisher = Publisher(settings.redis_url, shards=settings.shards, name=f"gateway-{gateway_id}")
+        self.publisher = Publisher(
+            settings.redis_url,
+            shards=settings.shards,
+            name=f"gateway-{gateway_id}",
+            fair_rate_per_s=settings.fair_rate_per_s,
+        )
         self.presence = Presence(self.link, shards=settings.shards)
         self.beats = Beats(self.presence, shards=settings.shards)
         self.allowances = Allowances(self.link, shards=settings.shards)

@@ -20,19 +20,32 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from broker.gateway import errors
 from broker.gateway.exchange import NO_WAYS, Exchange, ShortWay
 from schema import limits
-from schema.errors import BrokerError, Malformed
+from schema.errors import BrokerError, Malformed, TooManyConnections
 from schema.ids import new_id
 
 LINGER_S: Final = 1.0
 LINGER_BYTES_MAX: Final = 1024 * 1024
-_PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_PHRASES: Final = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection of the gateway. `ways`: by target (path and query) of a POST."""
+    """One connection of the gateway. `ways`: by target (path and query) of a POST. `connections_max`: of the
+    server; one more is answered 503 and closed."""
 
-    def __init__(self, *arguments: Any, ways: Mapping[bytes, ShortWay] = NO_WAYS, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        ways: Mapping[bytes, ShortWay] = NO_WAYS,
+        connections_max: int = limits.HTTP_CONNECTIONS_MAX,
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)  # Any: uvicorn's own
+        self._connections_max = connections_max
         self._ways = ways
         self._way: ShortWay | None = None
         """Of the request whose body is being collected."""
@@ -47,6 +60,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:  # uvicorn's own
         super().connection_made(transport)
+        if len(self.connections) > self._connections_max:
+            self._refuse(TooManyConnections(f"more than {self._connections_max} connections"))
+            return
         # Who connects and says nothing is given as long as a head is.
         self._set_deadline()
 
@@ -214,9 +230,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         request_id = new_id()
         body = errors.encode_error(error, request_id)
+        more = "".join(f"{name.lower()}: {value}\r\n" for name, value in errors.error_headers(error).items())
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {request_id}\r\n{more}connection: close\r\n\r\n"
         )
         status = b"HTTP/1.1 %d %s\r\n" % (error.status, _PHRASES[error.status])
         self.transport.write(status + head.encode() + body)

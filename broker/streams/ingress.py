@@ -11,8 +11,10 @@ drops what it has seen: twice published is once routed, as long as both fall int
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
+from time import monotonic
 from typing import Final
 
+from broker.core.admission import FairShare
 from broker.streams.connection import Reply
 from broker.streams.keys import Keys
 from broker.streams.link import Link
@@ -20,7 +22,12 @@ from broker.streams.owed import owed
 from schema.codec import encode
 from schema.errors import StreamsUnavailable
 from schema.ids import shard_of
-from schema.limits import MESSAGE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
+from schema.limits import (
+    FAIR_SHARE_S,
+    MESSAGE_BYTES_MAX,
+    PUBLISH_MESSAGES_PER_ENTRY_MAX,
+    RATE_BUCKETS_MAX,
+)
 from schema.message import Envelope, Lane, lane_of
 
 TRIES: Final = 4
@@ -42,13 +49,18 @@ class _Parcel:
 
 
 class Publisher:
-    """Publishes envelopes; many tasks may share one."""
+    """Publishes envelopes; many tasks may share one.
 
-    def __init__(self, url: str, *, shards: int, name: str = "publisher") -> None:
+    `fair_rate_per_s`: of each sender; what it publishes beyond goes through the lowest ingress lane, behind
+    what the others publish (its priority, and the lane of the mailbox, stay). 0: everything through its own.
+    """
+
+    def __init__(self, url: str, *, shards: int, name: str = "publisher", fair_rate_per_s: int = 0) -> None:
         self._link = Link(url, name=name)
         self._shards = shards
         self._keys = [Keys(shard) for shard in range(shards)]
         self._lanes: dict[tuple[int, Lane], _LaneQueue] = {}
+        self._shares = FairShare(per_s=fair_rate_per_s, share_s=FAIR_SHARE_S, senders_max=RATE_BUCKETS_MAX)
 
     async def publish(self, envelope: Envelope, *, waiter: str | None = None) -> None:
         """Publish one message; return when it is on disk.
@@ -98,7 +110,10 @@ class Publisher:
     def _place(self, envelope: Envelope) -> tuple[int, Lane]:
         # A message without a recipient may go to any shard; its id decides, so that publishing it again goes
         # to the same one and is recognised there.
-        return shard_of(envelope.to_agent_id or envelope.id, self._shards), lane_of(envelope.priority)
+        shard, sender = shard_of(envelope.to_agent_id or envelope.id, self._shards), envelope.from_agent_id
+        if sender is not None and self._shares.is_on and self._shares.is_over(sender, monotonic() * 1_000):
+            return shard, Lane.LOW
+        return shard, lane_of(envelope.priority)
 
     def _queue(self, place: tuple[int, Lane]) -> "_LaneQueue":
         queue = self._lanes.get(place)

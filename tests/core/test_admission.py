@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from broker.core.admission import (
     UNSEEN_MESSAGES,
+    FairShare,
     Held,
     InboxWatch,
     Quota,
@@ -162,3 +163,24 @@ def test_buckets_are_bounded() -> None:
     for number in range(10):
         rates.take(number, 0)
     assert len(rates._full_ms) <= 3
+
+
+def test_a_sender_within_its_share_is_never_over_it() -> None:
+    shares = FairShare(per_s=100, share_s=2, senders_max=10)
+    assert not any(shares.is_over("a", n * 10.0) for n in range(1_000))
+
+
+def test_a_flood_is_over_its_share_until_its_bucket_is_full_again() -> None:
+    shares = FairShare(per_s=100, share_s=2, senders_max=10)
+    flood = [shares.is_over("a", 0.0) for _ in range(1_000)]
+    assert flood == [False] * 200 + [True] * 800
+    assert shares.is_over("a", 1_900.0)  # most of it has come back, not all
+    assert not shares.is_over("b", 0.0)
+    assert not shares.is_over("a", 10_000.0)
+
+
+def test_shares_are_bounded() -> None:
+    shares = FairShare(per_s=1, share_s=1, senders_max=3)
+    for number in range(10):
+        shares.is_over(str(number), 0.0)
+    assert len(shares._full_ms) <= 3

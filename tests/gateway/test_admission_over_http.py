@@ -409,3 +409,33 @@ async def test_a_cause_is_an_id(http: httpx.AsyncClient, register: Register) -> 
     reply = await http.post("/api/messages", json={"to_agent_id": "one", "caused_by": "x"})
     assert reply.status_code == 422
     assert json.loads(reply.content)["error"]["field"] == "caused_by"
+
+
+# --- connections ------------------------------------------------------------------------------------------
+
+
+async def test_one_connection_too_many_is_503_and_the_others_go_on(
+    streams_url: str, database_url: str
+) -> None:
+    async with gateway_with(streams_url, database_url, http_connections_max=5) as (gateway, http):
+        port = gateway.port
+        held_open = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        assert (await http.get("/healthz")).is_success
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"retry-after: 2" in head
+        assert json.loads(body)["error"]["code"] == "too_many_connections"
+        writer.close()
+        assert (await http.get("/healthz")).is_success
+        for _, one in held_open:
+            one.close()
+
+        async def is_taken() -> bool:
+            async with calling(gateway) as another:
+                try:
+                    return (await another.get("/healthz")).is_success
+                except httpx.HTTPError:
+                    return False
+
+        await until(is_taken)
