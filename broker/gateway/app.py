@@ -18,6 +18,7 @@ from broker.gateway.call import Reply
 from broker.gateway.entering import entrance
 from broker.gateway.exchange import NO_WAYS, ShortWay
 from broker.gateway.operation import Operation
+from broker.gateway.quick_beat import PATH, QuickBeat
 from broker.gateway.quick_send import ways_of_sending
 from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
@@ -68,7 +69,8 @@ def short_ways(services: Services, operations: Sequence[Operation]) -> dict[byte
     if not services.settings.require_authentication:
         return NO_WAYS  # another site's page might be asking, and the framework's way finds out
     by_name = {operation.name: operation for operation in operations}
-    return ways_of_sending(services, by_name["sendMessage"])
+    beats: dict[bytes, ShortWay] = {PATH.encode(): QuickBeat(services, by_name["sendHeartbeat"])}
+    return ways_of_sending(services, by_name["sendMessage"]) | beats
 
 
 class _Resource:

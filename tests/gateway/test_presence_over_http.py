@@ -4,13 +4,18 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
 
+from broker.gateway.exchange import Exchange
+from broker.gateway.quick_beat import QuickBeat
 from broker.gateway.serve import Running
 from broker.store import agents as stored_agents
 from broker.store import presence as stored_presence
 from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY, Keys
+from broker.telemetry import metrics
+from schema.errors import StreamsUnavailable
 from schema.ids import new_id, shard_of
 from schema.presence import PresenceUpdate
 
@@ -78,6 +83,43 @@ async def test_many_agents_are_heard_of_at_once_and_only_by_whoever_may_say_so(
         for named in ([ids[0]], [ids[4], ids[0]]):
             refused = await own.post(f"{API}/heartbeats", json={"agent_ids": named})
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "agent_mismatch")
+
+
+async def test_an_agents_own_heartbeat_is_the_same_with_and_without_the_framework(
+    gateway: Running, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, taken = await register("pulse"), []
+    take = QuickBeat.take
+
+    def noted(self: QuickBeat, exchange: Exchange) -> bool:
+        taken.append(take(self, exchange))
+        return taken[-1]
+
+    monkeypatch.setattr(QuickBeat, "take", noted)
+    counted = metrics.HTTP_REQUESTS.child(operation="sendHeartbeat", status="2xx")
+    async with calling(gateway, agent["api_key"]) as own:
+
+        async def beat(query: str, **headers: str) -> Any:
+            before = counted.value
+            reply = await own.post(f"{API}/heartbeat{query}", headers=headers)
+            assert counted.value == before + reply.is_success
+            await heard_ago(gateway, agent["id"], 90_000)
+            shown = reply.json()
+            for field in ("heartbeat_at", "request_id"):
+                shown.pop(field, None)
+                shown.get("error", {}).pop(field, None)
+            return reply.status_code, shown, sorted(reply.headers)
+
+        await beat("?agent_id=pulse")
+        assert await beat("") == await beat("?agent_id=pulse")
+        assert await beat("", **{"X-Agent-Id": "other"}) == await beat("?agent_id=other")
+        monkeypatch.setattr(gateway.services.beats, "beat", away)
+        assert await beat("") == await beat("?agent_id=pulse")
+    assert taken == [True, False, True]
+
+
+async def away(_: str) -> Any:
+    raise StreamsUnavailable("away")
 
 
 async def test_a_list_of_agents_that_are_there_has_bounds_and_holds_ids(http: httpx.AsyncClient) -> None:
