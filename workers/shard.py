@@ -79,8 +79,11 @@ class Shard:
         while True:
             await self._wanted.wait()
             began_s = time.monotonic()
+            # In a task of its own: a group in which something failed can leave the task it is in marked as
+            # being cancelled (CPython before 3.13), and this one could not tell that from being told to end.
+            serving = asyncio.get_running_loop().create_task(self._serve())
             try:
-                await self._serve()
+                await serving
             except* BrokerError as group:
                 # Fenced: the lease is gone, and a renewal will say so soon.
                 logs.warning("shard.failed", shard=self._keys.shard, error=group.exceptions[0])

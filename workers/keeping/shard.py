@@ -90,8 +90,11 @@ class KeptShard:
         assert task is not None
         while True:
             began_s = time.monotonic()
+            # In a task of its own: a group in which something failed leaves the task it is in marked as being
+            # cancelled (CPython before 3.13), and this one could not tell that from being told to end.
+            serving = asyncio.get_running_loop().create_task(self._serve())
             try:
-                await self._serve()
+                await serving
             except* BrokerError as group:
                 self._report(group)
             if task.cancelling():

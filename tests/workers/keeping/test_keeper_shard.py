@@ -14,6 +14,46 @@ from workers.keeping.heartbeats import Heartbeats
 from workers.keeping.shard import House, KeptShard
 
 
+async def test_a_shard_begins_again_after_every_failure(
+    streams_url: str, connection: Connection, pool: Pool
+) -> None:
+    async with leased(connection, "keep") as [lease]:
+        task = asyncio.create_task(KeptShard(lease, house_of(streams_url, pool)).run())
+        for _ in range(3):
+            cut = await until_connected(streams_url, "keeper-0")
+            kill_connection(streams_url, "keeper-0")
+            assert await until_connected(streams_url, "keeper-0", after=cut) > cut
+        task.cancel()
+        await asyncio.wait((task,), timeout=10)
+        assert task.done()
+
+
+def house_of(url: str, pool: Pool) -> House:
+    return House(
+        name="keeper",
+        redis_url=url,
+        pool=pool,
+        now_ms=lambda: int(time.time() * 1000),
+        board=Board(),
+        online_ms=1_000,
+        silent_after_ms=1_000,
+        retention_days=30,
+    )
+
+
+async def until_connected(url: str, name: str, *, after: int = 0) -> int:
+    """Wait for a connection of this name newer than another; return its number."""
+    async with asyncio.timeout(20):
+        while True:
+            client = client_of(url)
+            found = [int(one["id"]) for server in servers_of(client) for one in server.client_list()
+                     if one["name"] == name and int(one["id"]) > after]  # fmt: skip
+            close(client)
+            if found:
+                return max(found)
+            await asyncio.sleep(0.02)
+
+
 async def test_told_to_end_while_its_jobs_are_failing_a_shard_does_not_begin_again(
     streams_url: str, connection: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,16 +69,7 @@ async def test_told_to_end_while_its_jobs_are_failing_a_shard_does_not_begin_aga
             await may_end.wait()
 
     monkeypatch.setattr(Heartbeats, "run", end_slowly)
-    house = House(
-        name="keeper",
-        redis_url=streams_url,
-        pool=pool,
-        now_ms=lambda: int(time.time() * 1000),
-        board=Board(),
-        online_ms=1_000,
-        silent_after_ms=1_000,
-        retention_days=30,
-    )
+    house = house_of(streams_url, pool)
     async with leased(connection, "keep") as [lease], asyncio.timeout(20):
         task = asyncio.create_task(KeptShard(lease, house).run())
         await began.wait()
