@@ -103,30 +103,42 @@ class Ledger:
 
 
 async def pull(name: str, agent_id: str, gateways: Sequence[str], key: str, ledger: Ledger) -> None:
-    """Take what comes, note it, say that it is processed; through one gateway or the next, for ever."""
+    """Take what comes, note it, say that it is processed until somebody has answered; through one gateway or
+    the next, for ever."""
     turn = 0
+    unsaid: list[str] = []
     while True:
         url = gateways[turn % len(gateways)]
         turn += 1
         try:
             async with AgentClient(url, key, agent_id=agent_id, timeout_s=PULLED_TIMEOUT_S) as client:
-                while await _pull_page(client, name, agent_id, ledger):
+                while await _finish(client, name, unsaid, ledger) and await _pull_page(
+                    client, name, agent_id, unsaid, ledger
+                ):
                     pass
         except BrokerError:
-            pass  # noted by nobody: the message comes again
+            pass  # nobody knows whether it was done: what was not answered is said again
         await asyncio.sleep(PULL_S)
 
 
-async def _pull_page(client: AgentClient, name: str, agent_id: str, ledger: Ledger) -> bool:
+async def _finish(client: AgentClient, name: str, unsaid: list[str], ledger: Ledger) -> bool:
+    while unsaid:
+        try:
+            await client.processed(unsaid[-1], {"by": name})
+        except (Conflict, NotFound) as error:
+            ledger.finished(name, unsaid.pop(), error.code)
+        else:
+            ledger.finished(name, unsaid.pop(), "processed")
+    return True
+
+
+async def _pull_page(
+    client: AgentClient, name: str, agent_id: str, unsaid: list[str], ledger: Ledger
+) -> bool:
     page = await client.inbox.page(agent_id=agent_id, limit=50)
     for message in page.messages:
         ledger.pulled(name, {"id": message.message_id, "type": message.type, "reply_to": message.reply_to})
-        try:
-            await client.processed(message.message_id, {"by": name})
-        except (Conflict, NotFound) as error:
-            ledger.finished(name, message.message_id, error.code)
-        else:
-            ledger.finished(name, message.message_id, "processed")
+        unsaid.append(message.message_id)
     return len(page.messages) > 0
 
 
