@@ -178,6 +178,8 @@ class Router:
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
         now_ms = self._clock.now_ms()
         placed = self._place_batch(entries, now_ms)
+        if any(entry.passed for entry in entries):
+            await self._drop_withdrawn(placed)
         ways = {one.way for _, many in placed for one in many}
         if Way.UNDECIDED in ways:
             placed = await self._judge_unknown(placed, now_ms)
@@ -194,6 +196,18 @@ class Router:
             self._mover.move(placed, partial(self._moved, entries))
         else:
             self._moved(entries, None)
+
+    async def _drop_withdrawn(self, placed: Placed) -> None:
+        """Let go of messages whose sender has taken them back while they were on their way here from among
+        those scheduled or parked, or from another agent: nothing else can find them then."""
+        moving = [one for entry, many in placed if entry.passed for one in many if one.envelope is not None]
+        ids = [one.envelope.id for one in moving if one.envelope is not None]
+        if not ids:
+            return
+        withdrawn = await self._connection.send("SMISMEMBER", self._keys.withdrawn, *ids)
+        for one, is_withdrawn in zip(moving, withdrawn, strict=True):
+            if is_withdrawn:
+                one.way = Way.DUPLICATE
 
     async def _wait_for_memory(self) -> None:
         """Redis is at its limit: what it refused stays in the ingress, and is tried again in its order."""

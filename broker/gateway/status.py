@@ -104,11 +104,13 @@ async def tell_change(services: Services, outcome: TransitionOutcome, wanted: St
 async def drop_copy(services: Services, message: StoredMessage) -> None:
     """Drop a message that has ended from wherever on the streams it waits. Raises: StreamsUnavailable.
 
-    What is between two places at this moment (its time has come, somebody capable is there) is not found.
+    What is between two places at this moment (its time has come, somebody capable is there, it goes on to
+    another) the router drops; what it has routed just before, and nobody has recorded, is not found.
     """
     view, entry, mailboxes = message.view, message.mailbox_entry, services.mailboxes
     lane = lane_of(view.priority)
-    if view.deliver_at is not None or view.to_agent_id is None:
+    taken_back = view.status == Status.CANCELLED.value and bool(message.requirements)
+    if view.deliver_at is not None or view.to_agent_id is None or taken_back:
         signature = Signature(message.requirements, view.message_type, lane)
         parked = entry if view.to_agent_id is None else None
         await mailboxes.withdraw(view.id, lane, signature=signature.key, entry=parked)

@@ -73,6 +73,7 @@ class Keys:
         "shard",
         "trials",
         "verdicts",
+        "withdrawn",
     )
 
     def __init__(self, shard: int) -> None:
@@ -92,6 +93,7 @@ class Keys:
         self.later = prefix + "later"
         self.later_messages = prefix + "later:messages"
         self.chosen = prefix + "chosen"
+        self.withdrawn = prefix + "withdrawn"
         self.parked = prefix + "parked"
         self.ledger = prefix + "ledger"
         self.presence = prefix + "presence"

@@ -17,6 +17,8 @@ from schema.message import LANES, Lane
 START: Final = "0-0"
 BEYOND_MAX: Final = 300
 """Streams in one look for what lies beyond cursors."""
+WITHDRAWN_MS: Final = 600_000
+"""How long routers know of a message taken back: one on its way to a mailbox is routed long before."""
 FIND_PAGE: Final = 100
 FIND_PAGES_MAX: Final = 20
 """Where the record does not say where a message lies, so many pages of its mailbox are looked through."""
@@ -88,8 +90,8 @@ class Mailboxes:
             stream = keys.parked_stream(signature or "")
             gone += await connection.evaluate(
                 WITHDRAW,
-                (keys.later, keys.later_messages, keys.expiry, stream),
-                *(LANE_NUMBER[lane] + message_id, parked, _head(message_id)),
+                (keys.later, keys.later_messages, keys.expiry, stream, keys.withdrawn),
+                *(LANE_NUMBER[lane] + message_id, parked, _head(message_id), message_id, WITHDRAWN_MS),
             )
         return gone > 0
 

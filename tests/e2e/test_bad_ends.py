@@ -55,6 +55,8 @@ async def test_every_bad_end_is_told_to_its_sender_once(calm: Scene) -> None:
         return len(await told(calm, sender.id)) >= len(expected)
 
     await eventually(all_told, what="a note about each")
+    for row in await calm.fetch("SELECT id FROM agent_messages WHERE to_agent_id = $1", sender.id):
+        await calm.client.processed(str(row["id"]))
     await calm.drain()
     assert sorted(await told(calm, sender.id)) == sorted(expected)
 
