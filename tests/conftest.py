@@ -67,6 +67,14 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary directories lie in memory where there is room: a test's own PostgreSQL is made in half
+    the time there, and stopped in a tenth (measured)."""
+    place = _quick_place()
+    if place is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
+
+
 # --- the whole broker, one per session ----------------------------------------------------------------
 
 

@@ -53,7 +53,10 @@ async def held(settings: Settings) -> AsyncIterator[Running]:
 @asynccontextmanager
 async def calling(gateway: Running, key: str | None = OPERATOR_KEY) -> AsyncIterator[httpx.AsyncClient]:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20, trust_env=False) as http:
+    # Not verifying what is not there saves 20 ms of reading certificates a client.
+    async with httpx.AsyncClient(
+        base_url=gateway.url, headers=headers, timeout=20, trust_env=False, verify=False
+    ) as http:
         yield http
 
 
