@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test test-cluster fuzz check audit format bench bench-compare lock wheel clean
+.PHONY: setup run demo test test-cluster fuzz chaos check audit format bench bench-compare lock wheel clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,12 @@ test-cluster: setup
 MINUTES ?= 10
 fuzz: setup
 	$(BIN)/python tests/e2e/generated.py --minutes $(MINUTES)
+
+# The whole chaos run, about 40 minutes alone on two CPUs: make chaos SEED=7 MINUTES=32 (of faults). See docs/chaos.md.
+CHAOS_OUT ?= build/chaos
+chaos: setup
+	PYTHONPATH=.:tests $(BIN)/python -m chaos --full $(if $(SEED),--seed $(SEED)) --out $(CHAOS_OUT) \
+		--minutes $(if $(filter file,$(origin MINUTES)),32,$(MINUTES))
 
 check: setup
 	$(BIN)/ruff format --check .
