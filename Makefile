@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test test-cluster fuzz chaos check audit format bench bench-compare lock wheel clean
+.PHONY: setup run demo test test-cluster model fuzz chaos check audit format bench bench-compare lock wheel clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,11 @@ test: setup
 test-cluster: setup
 	TEST_REDIS=cluster $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/streams tests/workers tests/client \
 		tests/e2e/test_processes_apart.py tests/e2e/test_cluster_flow.py
+
+# The broker as a state machine, with other examples each time. EXAMPLES=2000 by default: a quarter of an hour.
+EXAMPLES ?= 2000
+model: setup
+	MODEL_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n0 tests/model
 
 # Requests generated from the contract, from a random seed, against a whole broker. MINUTES=10 by default.
 MINUTES ?= 10

@@ -85,6 +85,8 @@ class Courier:
     wire: Wire
     lease: str
     in_flight: dict[str, Held] = field(default_factory=dict)
+    expiring: dict[str, str] = field(default_factory=dict)
+    """Events of what was looked at and is about to expire, by place: nobody else here touches that."""
 
 
 @dataclass
@@ -239,7 +241,10 @@ class Stage:
         for mailbox in active:
             pipe.xrange(mailbox)
         due, *found = pipe.execute()
-        in_hand = {member.decode().rpartition("|")[0] for member in due} | set(courier.in_flight)
+        in_hand = {member.decode().rpartition("|")[0] for member in due} | {
+            *courier.in_flight,
+            *courier.expiring,
+        }
         places = [
             (box, entry.decode()) for box, entries in zip(active, found, strict=True) for entry, _ in entries
         ]
@@ -297,29 +302,40 @@ class Stage:
         for member in members:
             mailbox, entry, attempts = member.decode().split("|")
             found = self.raw.xrange(mailbox, entry, entry)
-            if found:
+            if found and f"{mailbox}|{entry}" not in courier.expiring:
                 held = Held(mailbox, entry, found[0][1][b"m"], int(attempts), member.decode())
                 courier.in_flight[f"{mailbox}|{entry}"] = held
             else:
                 self.raw.zrem(keys.due, member)
 
     def expire(self, shard: int) -> None:
-        """Let the time of everything come that has one and is not in flight."""
+        """Let the time of everything come that has one and is not in flight.
+
+        Looking and ending are two steps, between which others go on: what is looked at here is ended when
+        this is called next.
+        """
         self.run(self._expire(shard))
+        self._look_for_expired(shard)
 
     async def _expire(self, shard: int) -> None:
-        courier, keys, now_ms = self.couriers[shard], self.keys[shard], self._clock.now_ms()
-        streams: list[str] = []
-        arguments: list[str | bytes] = [courier.lease]
-        for member in self.raw.zrangebyscore(keys.expiry, "-inf", now_ms + FAR_MS):
-            place = member.decode()
-            if place not in courier.in_flight:
-                stream, _, entry = place.rpartition("|")
-                found = self.raw.xrange(stream, entry, entry)
-                streams.append(stream)
-                arguments += (entry, _expired(found[0][1][b"m"], stream, now_ms) if found else b"")
+        courier, keys = self.couriers[shard], self.keys[shard]
+        looked_at, courier.expiring = courier.expiring, {}
+        streams, arguments = [], [courier.lease]
+        for place, event in looked_at.items():
+            stream, _, entry = place.rpartition("|")
+            streams.append(stream)
+            arguments += (entry, event)
         names = (keys.owner("deliver"), keys.ledger, keys.expiry, *streams)
         await courier.wire.evaluate(EXPIRE, names, *arguments)
+
+    def _look_for_expired(self, shard: int) -> None:
+        courier, now_ms = self.couriers[shard], self._clock.now_ms()
+        for member in self.raw.zrangebyscore(self.keys[shard].expiry, "-inf", now_ms + FAR_MS):
+            place = member.decode()
+            stream, _, entry = place.rpartition("|")
+            if place not in courier.in_flight:
+                found = self.raw.xrange(stream, entry, entry)
+                courier.expiring[place] = _expired(found[0][1][b"m"], stream, now_ms) if found else ""
 
     def vacate(self, shard: int) -> None:
         courier, keys = self.couriers[shard], self.keys[shard]
@@ -449,10 +465,10 @@ def _event_of(
     )
 
 
-def _expired(body: bytes, stream: str, now_ms: int) -> bytes:
+def _expired(body: bytes, stream: str, now_ms: int) -> str:
     envelope = decode_stored_envelope(body)
     to = mailbox_owner(stream)[0] if ":inbox:" in stream else None
-    return encode(
+    event = encode(
         Event(
             kind=EventKind.SETTLED,
             id=envelope.id,
@@ -463,3 +479,4 @@ def _expired(body: bytes, stream: str, now_ms: int) -> bytes:
             reason=Reason.EXPIRED.value,
         )
     )
+    return event.decode()

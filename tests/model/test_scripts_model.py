@@ -42,7 +42,7 @@ from schema.dead_letter import DeadLetter
 from schema.errors import Fenced
 from schema.message import LANES, Envelope, Lane, Status
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
 """In CI always the same ones, in half a minute; `make model EXAMPLES=5000` takes others each time."""
 MESSAGES_MAX = 12
@@ -339,6 +339,7 @@ class Broker(RuleBasedStateMachine):
                     stage.post(shard, mailbox, entry)
                 for place in sorted(stage.couriers[shard].in_flight):
                     stage.answer(shard, place, Verdict.DELIVERED, self.agents, Crash.NONE)
+                stage.expire(shard)
                 stage.vacate(shard)
             for agent_id, one in self.pulled():
                 stage.acknowledge(agent_id, one)
