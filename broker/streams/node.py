@@ -98,9 +98,11 @@ class NodeConnection(Connection, asyncio.Protocol):
         if self._transport is not None and self._unsent:
             data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             self._unsent.clear()
-            # Of a transport that has just broken uvloop takes no bytes; `connection_lost` is on its way.
-            if not self._transport.is_closing():
+            try:
                 self._transport.write(data)
+            except RuntimeError as error:
+                # uvloop's word for a socket that broke as soon as it was connected; it may say no other.
+                self._end(StreamsUnavailable(f"connection to Redis lost: {error}"))
 
     def _check_silence(self) -> None:
         if self._waiting and (self._loop.time() - self._heard) * 1000 > SILENCE_MS_MAX:

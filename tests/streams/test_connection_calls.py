@@ -52,16 +52,21 @@ class Recording:
     def abort(self):
         self._transport.abort()
 
-    def is_closing(self):
-        return self._transport.is_closing()
+
+class Broken(Recording):
+    """What uvloop's transport is after a connection was reset in the moment it was made."""
+
+    def write(self, data):
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
 
-async def test_a_call_in_the_turn_in_which_the_connection_breaks_gets_its_error_and_nothing_else(connection):
+async def test_a_call_over_a_transport_that_broke_without_a_word_gets_its_error(connection, monkeypatch):
     faults = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
-    connection._transport.abort()
+    monkeypatch.setattr(connection, "_transport", Broken(connection._transport, []))
     with pytest.raises(StreamsUnavailable):
         await connection.send("PING")
+    assert not connection.is_open
     assert faults == []
 
 
