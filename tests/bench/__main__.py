@@ -27,6 +27,7 @@ PROGRAMS: Final = (
     "queries",
     "scale_out",
     "head_of_line",
+    "flood",
     "peers",
 )
 
