@@ -168,7 +168,7 @@ async def _replay(
         await dead_letters.restart(connection, envelopes)
         await outbox.add(connection, *envelopes)
     if envelopes:
-        await _publish(services, envelopes)
+        await publish_committed(services, envelopes)
     return envelopes, {message_id: one for message_id, one in outcome.items() if isinstance(one, Skip)}
 
 
@@ -186,7 +186,7 @@ async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
     return True
 
 
-async def _publish(services: Services, envelopes: list[Envelope]) -> None:
+async def publish_committed(services: Services, envelopes: list[Envelope]) -> None:
     """Publish what lies in the outbox; what cannot be published now the keeper publishes."""
     with suppress(Unavailable, TimeoutError):
         async with asyncio.timeout(PUBLISH_S):
@@ -194,14 +194,19 @@ async def _publish(services: Services, envelopes: list[Envelope]) -> None:
             await outbox.remove(services.pool, [outbox.row_of(envelope) for envelope in envelopes])
 
 
-def _again(services: Services, one: LockedLetter) -> Envelope | Skip:
+def age_ms_max(services: Services) -> int:
+    """Return how old a message may be that begins another round: it is to end before it is dropped."""
     retention_ms = services.settings.message_retention_days * DAY_MS
+    return max(retention_ms - limits.REPLAY_MARGIN_MS, retention_ms // 2)
+
+
+def _again(services: Services, one: LockedLetter) -> Envelope | Skip:
     return next_round(
         one.letter,
         requirements=one.requirements,
         chosen=one.chosen,
         now=from_ms(services.now_ms()),
-        age_ms_max=max(retention_ms - limits.REPLAY_MARGIN_MS, retention_ms // 2),
+        age_ms_max=age_ms_max(services),
     )
 
 

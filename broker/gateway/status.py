@@ -15,8 +15,10 @@ import msgspec
 from broker.core.parking import Signature
 from broker.gateway.access import require_visible
 from broker.gateway.call import Call, NoQuery, Principal, Reply
+from broker.gateway.dead_letters import age_ms_max, publish_committed
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
+from broker.store import declining
 from broker.store import messages as stored_messages
 from broker.store.messages import StoredMessage, TransitionOutcome
 from broker.streams import notifications
@@ -31,6 +33,8 @@ answer a push before its row is committed."""
 ROW_LOOK_MS: Final = 20
 REASON_CHARS_MAX: Final = 500
 
+DECLINED: Final = "declined"
+"""What a recipient may say, though no message has it for its status."""
 BY_RECIPIENT: Final = frozenset((Status.DELIVERED, Status.PROCESSED, Status.FAILED))
 BY_SENDER: Final = frozenset((Status.CANCELLED,))
 _SETTABLE: Final = {status.value: status for status in Status if status in BY_RECIPIENT | BY_SENDER}
@@ -39,8 +43,8 @@ _RECEIPTS: Final = {Status.DELIVERED: "delivered", Status.PROCESSED: "processed"
 
 def check_change(request: StatusChange, faults: Faults) -> None:
     """Note everything wrong with a change of status."""
-    if request.status not in _SETTABLE:
-        faults.add("status", f"must be one of {', '.join(_SETTABLE)}")
+    if request.status not in _SETTABLE and request.status != DECLINED:
+        faults.add("status", f"must be one of {', '.join(_SETTABLE)}, {DECLINED}")
     if request.reason is not None and len(request.reason) > REASON_CHARS_MAX:
         faults.add("reason", f"must have at most {REASON_CHARS_MAX} characters")
 
@@ -48,8 +52,14 @@ def check_change(request: StatusChange, faults: Faults) -> None:
 async def change_status(call: Call[StatusChange, NoQuery]) -> Reply:
     """Say what became of a message: `processed` with a `result`, or `failed` with a `reason`, by its
     recipient; `cancelled` by its sender while it is pending. Repeating the same is fine; what the life cycle
-    does not allow is 409."""
+    does not allow is 409.
+
+    `declined`, by its recipient: it will not do it. Where capabilities were matched, the message goes on to
+    another agent in its next round; else it fails.
+    """
     services, request = call.services, call.body
+    if request.status == DECLINED:
+        return await _decline(call)
     wanted = _SETTABLE[request.status]
     message = await recorded_message(call)
     _check_role(call.principal, message, wanted)
@@ -63,6 +73,23 @@ async def change_status(call: Call[StatusChange, NoQuery]) -> Reply:
     )
     await tell_change(services, outcome, wanted)
     return Reply(body=outcome.view)
+
+
+async def _decline(call: Call[StatusChange, NoQuery]) -> Reply:
+    services = call.services
+    message = await recorded_message(call)
+    _check_role(call.principal, message, Status.FAILED)
+    declined = await declining.decline(
+        services.pool, message.id, now_ms=services.now_ms(), age_ms_max=age_ms_max(services)
+    )
+    if declined.again is None:
+        await tell_change(services, TransitionOutcome(declined.former, changed=True), Status.FAILED)
+    else:
+        # The former copy first: it is of a round that is over, but whoever declined need not see it again.
+        await drop_copy(services, declined.former)
+        await publish_committed(services, [declined.again])
+    row = await stored_messages.get(services.pool, message.id)
+    return Reply(body=declined.former.view if row is None else row)
 
 
 async def recorded_message(call: Call[Any, Any]) -> MessageView:  # any body, any query

@@ -152,6 +152,13 @@ async def transition(
     return TransitionOutcome(stored, changed=False)
 
 
+async def end(connection: Connection, message_id: str, *arguments: object) -> StoredMessage | None:
+    """Move a message to its end within a transaction, as `message_transition.sql` says; None where it is not
+    there or not in one of the statuses it may be in. Raises: what the driver raises."""
+    row = await _probe_on(connection, _TRANSITION, message_id, *arguments)
+    return None if row is None else _stored(row)
+
+
 async def replies_to(pool: Pool, message_id: str, *, sent_ms: int) -> list[MessageView]:
     """Return what was recorded in reply to a message sent at this time, oldest first, no more than a few.
 

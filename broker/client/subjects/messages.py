@@ -123,6 +123,12 @@ class Messages(Subject[ShellT]):
         return _change(message_id, {"status": "failed", "reason": reason})
 
     @operation("changeStatus")
+    def declined(self, message_id: str) -> Request[SentMessage]:
+        """Say that one will not do a message: it goes on to another agent, where it was routed by capability.
+        Raises: as `processed`."""
+        return _change(message_id, {"status": "declined"})
+
+    @operation("changeStatus")
     def cancel(self, message_id: str, reason: str | None = None) -> Request[SentMessage]:
         """Take back a message of one's own that is pending. Raises: as `processed`."""
         return _change(message_id, {"status": "cancelled", "reason": reason})

@@ -31,7 +31,7 @@ MESSAGES: Final[Words] = {
     "InboxMessage.status": _STATUS,
     "MarkReadReply.status": _STATUS,
     "RouteView.status": _STATUS,
-    "StatusChange.status": choice("What became of it.", "processed", "failed", "cancelled"),
+    "StatusChange.status": choice("What became of it.", "processed", "failed", "declined", "cancelled"),
     "InboxQuery.status": choice("Only messages that are so; `all` for every one.", *_STATUSES, "all"),
     "InboxQuery.type": Word("Only messages of this type.", "task"),
     "InboxMessage.type": Word("The type of the message.", "task"),
