@@ -34,6 +34,7 @@ TITLE: Final = "Head of line: fast endpoints beside slow ones and black holes"
 RATIO_MAX: Final = 1.5
 SETTLE_S: Final = 10.0
 """Patience with the last fast messages; what has not come by then is missing."""
+WORK_S: Final = 0.002
 AT_ONCE: Final = {"DRAIN_TIMEOUT_MS": "500"}
 """What the black holes hold is not waited for at the end."""
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -98,6 +99,8 @@ class Endpoints(Struct):
 
     port: int = 0
     slow_s: float = 0.0
+    work_s: float = 0.0
+    """How long an answer takes; without it none would ever be under way beside another."""
     is_down: bool = False
     under_way: int = 0
     under_way_max: int = 0
@@ -128,6 +131,8 @@ class Endpoints(Struct):
                 await asyncio.Event().wait()
             if head.startswith(b"POST /slow/"):
                 await asyncio.sleep(self.slow_s)
+            elif self.work_s:
+                await asyncio.sleep(self.work_s)
         finally:
             self.under_way -= 1
         writer.write(DOWN if self.is_down else OK)
@@ -258,7 +263,7 @@ async def _recovery(broker: Broker, plan: Plan) -> Recovery:
         AgentClient(broker.api_url, broker.api_key) as client,
         await StreamPublisher.open(broker.redis_url) as publisher,
     ):
-        endpoints.is_down = True
+        endpoints.is_down, endpoints.work_s = True, WORK_S
         [agent] = await _register(client, endpoints, "fast", 1)
         ids = [new_id() for _ in range(plan.waiting)]
         for start in range(0, len(ids), 500):

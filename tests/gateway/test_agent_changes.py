@@ -6,12 +6,14 @@ from typing import Any
 
 import httpx
 from gateway_rig import Register, calling, held, settings_for, until_ready
+from msgspec.structs import replace
 
 from broker.gateway.serve import Running
 from broker.store import agents as stored_agents
 from broker.streams.connection import open_connection
 from broker.streams.keys import Keys
 from broker.streams.registry import RegistryFollower
+from schema.agent import Agent, EndpointFault
 from schema.ids import new_id, shard_of
 from schema.message import Lane
 
@@ -30,6 +32,7 @@ WHOLE: dict[str, Any] = {
     "status_message": "back soon",
     "accepts_work_orders": False,
     "contact_policy": "closed",
+    "max_pushes_per_second": 20,
 }
 
 
@@ -52,7 +55,7 @@ async def test_every_field_changes_by_itself_and_the_rest_stays(
 
 
 async def test_null_takes_away(http: httpx.AsyncClient, register: Register) -> None:
-    nullable = ("endpoint", "accepts", "allow_from", "status_message")
+    nullable = ("endpoint", "accepts", "allow_from", "status_message", "max_pushes_per_second")
     await register("one", **{field: WHOLE[field] for field in nullable})
     for field in nullable:
         reply = await http.patch("/api/agents/one", json={field: None})
@@ -87,6 +90,8 @@ async def test_every_fault_is_told_at_once_and_nothing_changes(
         "contact_policy": "some",
         "status_message": "",
         "signing_secret": None,
+        "endpoint_status": "disabled",
+        "max_pushes_per_second": 0,
     }
     reply = await http.patch("/api/agents/one", json=bad | {"accepts_work_orders": False})
     assert reply.status_code == 422
@@ -253,3 +258,49 @@ async def test_without_redis_a_change_says_that_it_was_not_announced_and_a_delet
     gone = await http.delete("/api/agents/one")
     assert (gone.status_code, gone.json()["waiting"]) == (202, None)
     assert (await http.get("/api/agents/one")).status_code == 404
+
+
+async def test_a_disabled_endpoint_is_shown_and_enabled_again_by_its_own_agent(
+    gateway: Running, http: httpx.AsyncClient, register: Register
+) -> None:
+    agent = await register("one", endpoint=HOOK)
+    fields = ("endpoint_status", "endpoint_disabled_reason", "endpoint_disabled_at", "endpoint_failing_since")
+
+    async def disable() -> None:
+        def disabled(agent: Agent) -> Agent:
+            return replace(
+                agent,
+                endpoint_fault=EndpointFault.FAILING,
+                endpoint_disabled_ms=1_800_000_000_000,
+                endpoint_failing_ms=1_799_000_000_000,
+                endpoint_warned=4,
+            )
+
+        await stored_agents.change(gateway.services.pool, agent["id"], disabled)
+
+    async def shown() -> list[Any]:
+        found = (await http.get("/api/agents/one")).json()
+        return [found[field] for field in fields]
+
+    assert await shown() == ["active", None, None, None]
+    fine = await stored_agents.get(gateway.services.pool, agent["id"])
+    assert fine is not None
+    async with calling(gateway, agent["api_key"]) as client:
+        # Enabled where it is not disabled, nothing changes: not even since when it is there.
+        assert (await client.patch("/api/agents/one", json={"endpoint_status": "active"})).status_code == 200
+        assert await stored_agents.get(gateway.services.pool, agent["id"]) == fine
+        for change in ({"endpoint_status": "active"}, {"endpoint": HOOK + "2"}, {"endpoint": HOOK}):
+            await disable()
+            assert (await shown())[:2] == ["disabled", "failing"]
+            # The same endpoint again is no word about its health, nor is anything else.
+            current = (await http.get("/api/agents/one")).json()["endpoint"]
+            await client.patch("/api/agents/one", json={"type": "x", "endpoint": current})
+            assert (await shown())[0] == "disabled"
+            reply = await client.patch("/api/agents/one", json=change)
+            assert [reply.json()[field] for field in fields] == ["active", None, None, None]
+            after = await stored_agents.get(gateway.services.pool, agent["id"])
+            assert after is not None
+            assert (after.endpoint_warned, after.endpoint_since_ms > fine.endpoint_since_ms) == (0, True)
+        await disable()
+        await client.patch("/api/agents/one", json={"endpoint": None})
+        assert await shown() == [None, None, None, None]
