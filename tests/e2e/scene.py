@@ -96,7 +96,8 @@ class Scene:
         """Send over HTTP, again with the same id until it is acknowledged; return the id."""
         message_id = more.pop("id", None) or new_id()
         self.ledger.attempted.add(message_id)
-        given = {"content": {"from": self._mark}, "wait": "accepted", **more}
+        # None says what another does: the same again and again would be a loop.
+        given = {"content": {"from": self._mark, "id": message_id}, "wait": "accepted", **more}
 
         async def sent() -> bool:
             try:
