@@ -106,11 +106,16 @@ class Endpoints(Struct):
     under_way_max: int = 0
     came: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
+    links: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, manner: str, number: int) -> str:
         return f"http://127.0.0.1:{self.port}/{manner}/{number}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.links.add(task)
+        task.add_done_callback(self.links.discard)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -233,6 +238,9 @@ async def _serving(plan: Plan) -> AsyncIterator[Endpoints]:
         yield endpoints
     finally:
         server.close()
+        for link in endpoints.links:
+            link.cancel()
+        await asyncio.gather(*endpoints.links, return_exceptions=True)
 
 
 async def _head_of_line(broker: Broker, plan: Plan, *, crowded: bool) -> Run:
