@@ -95,7 +95,8 @@ class AddressPolicy:
     """What a deployment lets its pushes reach.
 
     `allow` holds CIDRs (`10.1.0.0/16`, `::1/128`) open beyond the public Internet; `ports` the ports that may
-    be dialled, None for any; `own` where the broker itself and its stores listen: never dialled, allowed or not.
+    be dialled, None for any; `own` where the broker itself and its stores listen: never dialled, allowed or
+    not.
 
     Raises: Rejected for text that is no network, and for a network that lies inside what stays closed.
     """

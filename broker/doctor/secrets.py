@@ -25,7 +25,7 @@ def judge_secrets(counted: Mapping[str, int], sealer: Sealer) -> list[Finding]:
             Finding(
                 "postgres.secrets_unreadable",
                 Severity.WARNING,
-                f"{lost} secrets of agents are encrypted with a key that SECRETS_KEY lacks: their pushes wait",
+                f"{lost} secrets of agents are encrypted with a key SECRETS_KEY lacks: their pushes wait",
                 "add that key to SECRETS_KEY, behind the first; or rotate the secrets of these agents",
             )
         )

@@ -1,4 +1,4 @@
-"""Secrets of agents in Postgres: encrypted where a key is set, moved to another key, told where none opens."""
+"""Secrets of agents in Postgres: encrypted where a key is set, moved to others, told where none opens."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
