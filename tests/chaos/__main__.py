@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from chaos import campaign, report
+from chaos.deployment import Wanted
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     folder = Path(args.work) / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
     home = Path(tempfile.mkdtemp(prefix="ab-chaos-"))
     home.chmod(0o711)
-    wanted = campaign.Wanted(
+    wanted = Wanted(
         seed=seed,
         minutes=args.minutes,
         folder=folder,
