@@ -419,6 +419,6 @@ def play(url: str, **how: Any) -> None:
 
 @one_server
 @pytest.mark.slow
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(0 if "MODEL_EXAMPLES" in os.environ else 600)
 def test_whatever_happens_every_message_is_in_one_place_and_ends_once(streams_url: str) -> None:
     play(streams_url, max_examples=EXAMPLES, derandomize="MODEL_EXAMPLES" not in os.environ)
