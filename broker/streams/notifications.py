@@ -94,7 +94,8 @@ class Notices:
         # redis-py may swallow a cancellation that meets it connecting; it is still counted on the task.
         while task is not None and not task.cancelling():
             urls = node_urls(self._url)
-            with suppress(RedisError, OSError):
+            # RuntimeError: uvloop's word for a socket that broke as soon as it was connected.
+            with suppress(RedisError, OSError, RuntimeError):
                 await self._listen(urls[tries % len(urls)])
             self.listening.clear()
             tries += 1

@@ -1,15 +1,12 @@
 """The HTTP client against a real gateway."""
 
 import asyncio
-import socket
-import struct
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
 
 import pytest
 from gateway_rig import OPERATOR_KEY, held, settings_for, until_ready
 from recording import recording
+from resetting import resetting
 
 from broker.client.failures import error_of
 from broker.client.http import AgentClient
@@ -142,35 +139,12 @@ async def test_sending_is_tried_again_with_the_same_id(gateway: Running) -> None
 
 
 async def test_connections_that_are_reset_as_soon_as_they_are_made_are_a_broker_that_is_away() -> None:
-    with _resetting() as url:
+    with resetting() as port:
         for _ in range(60):
-            async with AgentClient(url, OPERATOR_KEY) as client:
+            async with AgentClient(f"http://127.0.0.1:{port}", OPERATOR_KEY) as client:
                 with pytest.raises(Unavailable):
                     # Not repeated by the client itself.
                     await client.register("a")
-
-
-@contextmanager
-def _resetting() -> Iterator[str]:
-    """A server, beside the loop, that resets whatever connects."""
-    over = threading.Event()
-
-    def reset() -> None:
-        while not over.is_set():
-            with suppress(TimeoutError):
-                connection, _ = server.accept()
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        thread = threading.Thread(target=reset, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            over.set()
-            thread.join()
 
 
 @pytest.mark.parametrize(
