@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from broker.transport.signature import new_secret
 from schema.agent import Agent
 from schema.ids import new_id
 
+ROOT = Path(__file__).parents[2]
 KEY = "a-long-and-random-operator-key"
 
 
@@ -249,3 +251,15 @@ def test_beside_an_up_it_examines_that_one_with_the_secrets_it_keeps(calm_broker
     assert {
         code for code in found if not code.startswith(("host.", "redis.memory", "postgres.quarantine"))
     } == set()
+
+
+def test_the_runbook_says_what_to_do_about_every_finding() -> None:
+    sources = [*(ROOT / "broker/doctor").glob("*.py"), ROOT / "broker/core/diagnosis.py"]
+    known = {
+        code
+        for path in sources
+        for code in re.findall(r'"((?:redis|postgres|settings|host)\.\w+)"', path.read_text())
+    }
+    runbook = (ROOT / "docs/operating.md").read_text()
+    assert len(known) > 40
+    assert {code for code in known if f"`{code}`" not in runbook} == set()

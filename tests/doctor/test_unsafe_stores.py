@@ -1,4 +1,4 @@
-"""Every trap of the stores, set on a real server: the doctor names it, and on the fatal ones nobody starts."""
+"""Every trap of the stores, set on a real server: the doctor names it, and nobody starts on the fatal ones."""
 
 import asyncio
 import time
