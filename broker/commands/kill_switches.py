@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = add_group(parser)
     add_command(commands, "list", _list, help="what is switched off")
     switch = add_command(commands, "set", _set, help="switch something off")
-    switch.add_argument("--agent", help="this agent: nothing from it, nothing to it")
-    switch.add_argument("--peer", help="with --agent: only what the two send each other")
+    switch.add_argument("target", nargs="?", metavar="agent", help="nothing from it, nothing to it")
+    switch.add_argument("--peer", help="with an agent: only what the two send each other")
     switch.add_argument("--root", help="everything that goes back to this message")
     switch.add_argument("--reason", help="why, for those who find it later")
     remove = add_command(commands, "remove", _remove, help="switch something on again")
@@ -35,10 +35,10 @@ def _list(client: Client, args: argparse.Namespace) -> None:
 
 
 def _set(client: Client, args: argparse.Namespace) -> None:
-    if (args.agent is None) is (args.root is None) or (args.peer is not None and args.agent is None):
-        raise Misuse("say what: --agent, --agent and --peer, or --root")
+    if (args.target is None) is (args.root is None) or (args.peer is not None and args.target is None):
+        raise Misuse("say what: an agent, an agent and --peer, or --root")
     switch = client.kill_switches.set(
-        agent_id=args.agent, peer_id=args.peer, root_id=args.root, reason=args.reason
+        agent_id=args.target, peer_id=args.peer, root_id=args.root, reason=args.reason
     )
     if args.json:
         write_json(switch)

@@ -233,6 +233,19 @@ def test_ten_lines_are_an_agent_that_sigterm_stops(
         assert process.stderr.read() == b""
 
 
+def test_what_is_switched_off_is_listed_and_switched_on_again(shell: Shell) -> None:
+    name = shell.agent("noisy")
+    other = shell.agent("other")
+    switch = shell.json("kill-switches", "set", name, "--peer", other, "--reason", "quarrel")
+    assert (switch["kind"], switch["reason"]) == ("pair", "quarrel")
+    assert switch["id"] in [row["id"] for row in shell.rows("kill-switches", "list")]
+    assert "switched on again" in shell("kill-switches", "remove", switch["id"])
+    assert "not_found" in shell("kill-switches", "remove", switch["id"], code=1)
+    assert "say what" in shell("kill-switches", "set", "--peer", name, code=2)
+    shell.rows("trips", "list")
+    assert "not_found" in shell("trips", "reset", str(uuid4()), code=1)
+
+
 def test_an_agent_that_waits_for_its_broker_can_be_stopped() -> None:
     program = TEN_LINES.format(name="early", url="http://127.0.0.1:9", key="k", transport="websocket")
     with subprocess.Popen(
