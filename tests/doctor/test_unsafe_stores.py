@@ -1,4 +1,4 @@
-"""Every trap of the stores, set on a real server: the doctor names it, and nobody starts on the fatal ones."""
+"""Traps of the stores, set on real servers: the doctor names each, and nobody starts on the fatal ones."""
 
 import asyncio
 import time
