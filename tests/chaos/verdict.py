@@ -42,6 +42,13 @@ def gates(
     every.append(Gate("secrets in logs and metrics", hits, 0, not hits))
     unclean = sum(code != 0 for code in codes.values())
     every.append(Gate("unclean ends after the drain", unclean, 0, not unclean))
+    unasked = sum(
+        count
+        for slot in fleet.slots.values()
+        for how, count in slot.exits.items()
+        if how.startswith("by itself")
+    )
+    every.append(Gate("processes that ended unasked", unasked, 0, not unasked))
     if wanted.aims:
         done = {
             "acknowledged": found.figures["acknowledged"],
