@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 NOT_TESTED: Final = (
-    "A receipt counts as in flight while something was cut off generously: up to half a second before a fault and"
-    " two after it, so under constant faults much of the traffic does; duplicates are bounded, not predicted.",
+    "How few duplicates there could be: what counts as in flight at a fault reaches from half a second before"
+    " it to two after, which under constant faults is much of the traffic.",
     "Power loss: servers are killed, the machine is not, so what the kernel holds is never lost.",
     "Several hosts: all processes share one machine and its kernel clock.",
     "The servers' clocks and `datetime.now` are not stepped; `time.time` and `time.time_ns` of the broker's"
