@@ -70,7 +70,6 @@ async def test_what_kills_its_worker_is_buried_and_what_was_beside_it_is_deliver
         # Nothing is left of it, and no attempt was lost sight of: each message came at least once.
         assert set(receiver.ids) == set(ids)
         await world.until_clean()
-        await until(lambda: world.raw.hlen(world.keys[0].trials) == 0)
 
 
 async def test_workers_that_die_of_something_else_bury_nobody(streams_url):

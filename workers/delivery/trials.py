@@ -85,10 +85,8 @@ class Trials:
 
     def is_poison(self, item: Item) -> bool:
         """Tell whether so many owners have died with this message under way that it has to be the reason."""
-        if self._deaths.get(item.place, 0) < POISON_DEATHS:
-            return False
-        self._strike(item)
-        return True
+        # Not struck out: should this owner die before that is settled, the next must not begin to count anew.
+        return self._deaths.get(item.place, 0) >= POISON_DEATHS
 
     def post(self, item: Item, go: Callable[[], None]) -> None:
         """Let an item be posted by `go` when that is noted and, of a suspect, when it is its turn."""
