@@ -30,20 +30,30 @@ LOOK_S: Final = 0.1
 START_AGAIN_S: Final = 0.5
 
 GUARD: Final = """
-import os, signal, subprocess, sys, time
+import os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-from broker.servers.process import read_pid, runs_with
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+home = sys.argv[1]
 sys.stdin.read()
-home = Path(sys.argv[1])
-for note in (*home.glob("**/valkey.pid"), *home.glob("*/*/data/postmaster.pid")):
-    pid = read_pid(note)
-    if pid and runs_with(pid, str(home)):
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGQUIT)
-time.sleep(1)
+def of_ours():
+    for entry in Path("/proc").iterdir():
+        try:
+            ours = home.encode() in (entry / "cmdline").read_bytes()
+            if ours and entry.name.isdigit() and int(entry.name) != os.getpid():
+                yield int(entry.name)
+        except OSError:
+            pass
+# Twice and more: a server may be on its way up, without a pid file yet. SIGQUIT is PostgreSQL's word.
+for signum in (signal.SIGQUIT, signal.SIGKILL, signal.SIGKILL):
+    for pid in of_ours():
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            pass
+    time.sleep(0.5)
 for name in ("redis", "postgres"):
-    subprocess.run(["umount", "-l", str(home / name)], stderr=subprocess.DEVNULL)
+    subprocess.run(["umount", "-l", f"{home}/{name}"], stderr=subprocess.DEVNULL)
+shutil.rmtree(home, ignore_errors=True)
 """
 """Ends the servers and their file systems when the driver cannot: its death closes the guard's input."""
 
