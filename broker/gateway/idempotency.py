@@ -35,8 +35,8 @@ _FIRST: Final = metrics.IDEMPOTENT.child(outcome="first")
 _REPLAYED: Final = metrics.IDEMPOTENT.child(outcome="replayed")
 _MISMATCHED: Final = metrics.IDEMPOTENT.child(outcome="mismatched")
 # Spaces at the ends of a header are lost on the way, and other alphabets have no agreed bytes in one.
-KEY_PATTERN: Final = "^[!-~]+$"
-_VISIBLE: Final = re.compile(f"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
+_KEY: Final = re.compile(KEY_PATTERN)
 _canonical: Final = msgspec.json.Encoder(order="sorted")
 
 Run = Callable[[str | None], Awaitable[Reply]]
@@ -99,6 +99,6 @@ def _replayed(given: Answer) -> Reply:
 
 
 def _check(key: str) -> None:
-    if _VISIBLE.fullmatch(key) is None:
-        message = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, without spaces"
+    if len(key) > IDEMPOTENCY_KEY_CHARS_MAX or _KEY.fullmatch(key) is None:
+        message = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters"
         raise Rejected(f"{HEADER}: {message}", field=HEADER, faults=(Fault(HEADER, message),))

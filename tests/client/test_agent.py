@@ -357,7 +357,7 @@ async def test_an_agent_brings_its_record_up_to_date(
     running: Running, operator: AgentClient, mark: str
 ) -> None:
     registered = await operator.register(
-        f"changed-{mark}", capabilities=["old"], endpoint="http://127.0.0.1:9/hook"
+        f"changed-{mark}", capabilities=["old"], endpoint="http://127.0.0.1:9009/hook"
     )
     agent = Agent(
         f"changed-{mark}",

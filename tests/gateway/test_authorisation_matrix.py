@@ -80,7 +80,7 @@ ROWS: dict[str, Row] = {
     "markRead": Row(Who.PARTY, {"message_id": "{unread}"}),
     "streamMessages": Row(Who.ANY),
     "sendHeartbeat": Row(Who.ANY),
-    "sendHeartbeats": Row(Who.ANY, body={"agent_ids": ["{own_id}"]}),
+    "sendHeartbeats": Row(Who.NAMED, body={"agent_ids": ["{own_id}"]}),
     "changePresence": Row(Who.ANY, body={"status_message": "here"}),
     "showPresence": Row(Who.ANY, OWN),
     "pingAgent": Row(Who.ANY, body={"to_agent_id": "peer"}),
@@ -365,10 +365,16 @@ async def test_the_rightful_agent_and_the_operator_are_let_in(world: World) -> N
 # --- claims -----------------------------------------------------------------------------------------------
 
 
+FILTERED = {"listDeadLetters", "replayDeadLetters"}
+"""Where `from_agent_id` asks whose messages, not in whose name: an agent's key sees its own in any case."""
+
+
 def claims(operation: Operation) -> list[tuple[str, str]]:
     """Return the places where an operation may be told who acts."""
     asked = operation.query.__struct_fields__
     places = [("header", "X-Agent-Id")]
+    if operation.name in FILTERED:
+        return [*places, *([("query", "agent_id")] if "agent_id" in asked else [])]
     if acts_as_agent(operation) and not operation.raw_body:  # of a batch, each message claims for itself
         places += [("query", name) for name in ("agent_id", "from_agent_id") if name in asked]
         fields = getattr(operation.body, "__struct_fields__", ())

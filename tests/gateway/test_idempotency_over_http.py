@@ -69,9 +69,7 @@ async def test_equal_json_is_the_same_body_and_other_json_is_not(
     assert replies[2].json()["error"]["field"] == "Idempotency-Key"
 
 
-@pytest.mark.parametrize(
-    "key", ["", "x" * 256, "tab\there", "caf\xe9", "\xae\x80", "two words"], ids=range(6)
-)
+@pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "caf\xe9", "\xae\x80"], ids=range(5))
 async def test_a_key_that_is_none_is_refused(http: httpx.AsyncClient, register: Register, key: str) -> None:
     await register("to")
     reply = await http.post(
