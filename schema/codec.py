@@ -36,8 +36,8 @@ def decode_envelope(raw: bytes) -> Envelope:
     Raises: Rejected, its message saying what is wrong: not JSON, a field missing or of the wrong type, a
     value out of bounds, text Postgres cannot store.
     """
-    if len(raw) > limits.MESSAGE_BYTES_MAX:
-        raise Rejected(f"message of {len(raw)} bytes; at most {limits.MESSAGE_BYTES_MAX}")
+    if len(raw) > limits.ENVELOPE_BYTES_MAX:
+        raise Rejected(f"message of {len(raw)} bytes; at most {limits.ENVELOPE_BYTES_MAX}")
     try:
         envelope = _envelope.decode(raw)
         if not raw.isascii():

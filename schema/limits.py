@@ -8,7 +8,10 @@ from typing import Final
 
 # --- messages -------------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX: Final = 256 * 1024
-"""One message as JSON. Larger is refused at the edge (413) and quarantined from native publishers."""
+"""One message as JSON. Larger is refused at the edge (413)."""
+ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 16 * 1024
+"""One message on the streams, with what the broker adds to it: ids, times, the capabilities its content names
+(9 KiB at most), who was tried before. Larger is quarantined, and comes from native publishers only."""
 MESSAGE_TYPE_CHARS_MAX: Final = 64
 CONVERSATION_ID_CHARS_MAX: Final = 128
 REQUIREMENTS_MAX: Final = 32

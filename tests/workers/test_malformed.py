@@ -8,7 +8,7 @@ from worker_rig import World, message, until
 from schema.codec import encode
 from schema.ids import new_id
 from schema.ledger import EventKind
-from schema.limits import ENTRY_MESSAGES_MAX, MESSAGE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
+from schema.limits import ENTRY_MESSAGES_MAX, ENVELOPE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
 from schema.message import LANES, Lane, Status
 
 ID = new_id()
@@ -57,7 +57,7 @@ BAD = {
     "empty requirements": b'{"id":"%b","requirements":[]}' % ID.encode(),
     "an unknown recipient": b'{"id":"%b","to_agent_id":"nobody"}' % ID.encode(),
     "an unknown sender": b'{"id":"%b","to_agent_id":"agent","from_agent_id":"nobody"}' % ID.encode(),
-    "too large": fields(b'"content":{"a":"%b"}' % (b"x" * MESSAGE_BYTES_MAX)),
+    "too large": fields(b'"content":{"a":"%b"}' % (b"x" * ENVELOPE_BYTES_MAX)),
     "years ahead": fields(b'"deliver_at":"2999-01-01T00:00:00Z"'),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from worker_rig import World, message, until
 
 from schema.ledger import EventKind
-from schema.limits import REROUTE_ATTEMPTS, REROUTES_MAX
+from schema.limits import MESSAGE_BYTES_MAX, REROUTE_ATTEMPTS, REROUTES_MAX
 from schema.message import Lane, Status
 
 DELIVERED = [(Status.DELIVERED, None)]
@@ -128,6 +128,25 @@ async def test_the_number_of_agents_that_are_tried_is_bounded(any_streams_url):
         await world.until_ended([sent])
         assert world.ends()[sent] == [(Status.FAILED, "declined")]
         assert receiver.times == {sent: REROUTES_MAX + 1}
+        await world.until_clean()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_the_largest_message_the_edge_takes_arrives_whatever_the_broker_adds_on_its_way(
+    streams_url, shards
+):
+    async with World(streams_url, shards=shards) as world:
+        receiver = await world.receiver()
+        receiver.script = lambda got: 200 if got.message["to_agent_id"] == willing.id else declines(got)
+        for _ in range(2):
+            world.agent(receiver, capabilities=tuple(SKILL))
+        willing = world.agent(receiver, capabilities=tuple(SKILL), shard=shards - 1)
+        await world.site()
+        # The edge bounds the body of the request; ids, times and who was tried come on top of it.
+        content = b'{"requirements":["sums"],"a":"' + b"x" * (MESSAGE_BYTES_MAX - 60) + b'"}'
+        sent = await world.send(message(willing, content=content), message(content=content))
+        await world.until_ended(sent)
+        assert {one: world.ends()[one] for one in sent} == dict.fromkeys(sent, DELIVERED)
         await world.until_clean()
 
 
