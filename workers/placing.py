@@ -69,6 +69,12 @@ class Placement(Struct, gc=False):
     told: bool = True
     mailbox: Mailbox | None = None
 
+    def may_be_withdrawn(self, entry: IngressEntry) -> bool:
+        """Tell whether the message was on record before, so that its sender may have taken it back on its way
+        here: it was scheduled, parked, or at another agent."""
+        envelope = self.envelope
+        return envelope is not None and (entry.passed or envelope.tried is not UNSET)
+
 
 class Placer:
     """Places messages of one shard. `chance` returns a random number in [0, 1). `guard` is asked about all

@@ -178,7 +178,7 @@ class Router:
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
         now_ms = self._clock.now_ms()
         placed = self._place_batch(entries, now_ms)
-        if any(entry.passed for entry in entries):
+        if any(one.may_be_withdrawn(entry) for entry, many in placed for one in many):
             await self._drop_withdrawn(placed)
         ways = {one.way for _, many in placed for one in many}
         if Way.UNDECIDED in ways:
@@ -200,13 +200,11 @@ class Router:
     async def _drop_withdrawn(self, placed: Placed) -> None:
         """Let go of messages whose sender has taken them back while they were on their way here from among
         those scheduled or parked, or from another agent: nothing else can find them then."""
-        moving = [one for entry, many in placed if entry.passed for one in many if one.envelope is not None]
+        moving = [one for entry, many in placed for one in many if one.may_be_withdrawn(entry)]
         ids = [one.envelope.id for one in moving if one.envelope is not None]
-        if not ids:
-            return
-        withdrawn = await self._connection.send("SMISMEMBER", self._keys.withdrawn, *ids)
-        for one, is_withdrawn in zip(moving, withdrawn, strict=True):
-            if is_withdrawn:
+        withdrawn = await self._connection.send("ZMSCORE", self._keys.withdrawn, *ids)
+        for one, withdrawn_ms in zip(moving, withdrawn, strict=True):
+            if withdrawn_ms is not None:
                 one.way = Way.DUPLICATE
 
     async def _wait_for_memory(self) -> None:

@@ -138,9 +138,9 @@ async def drop_copy(services: Services, message: StoredMessage) -> None:
     lane = lane_of(view.priority)
     taken_back = view.status == Status.CANCELLED.value and bool(message.requirements)
     if view.deliver_at is not None or view.to_agent_id is None or taken_back:
-        signature = Signature(message.requirements, view.message_type, lane)
+        needs = Signature(message.requirements, view.message_type, lane)
         parked = entry if view.to_agent_id is None else None
-        await mailboxes.withdraw(view.id, lane, signature=signature.key, entry=parked)
+        await mailboxes.withdraw(view.id, needs=needs, entry=parked)
     if view.to_agent_id is None:
         return
     if entry is None and (message.round or view.deliver_at is not None):

@@ -93,7 +93,7 @@ class Keys:
         self.later = prefix + "later"
         self.later_messages = prefix + "later:messages"
         self.chosen = prefix + "chosen"
-        self.withdrawn = prefix + "withdrawn"
+        self.withdrawn = prefix + "withdrawals"
         self.parked = prefix + "parked"
         self.ledger = prefix + "ledger"
         self.presence = prefix + "presence"

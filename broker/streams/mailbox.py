@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from broker.core.parking import Signature
 from broker.streams.connection import Reply
 from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner
 from broker.streams.link import Link
@@ -77,21 +79,24 @@ class Mailboxes:
         return None
 
     async def withdraw(
-        self, message_id: str, lane: Lane, *, signature: str | None = None, entry: str | None = None
+        self, message_id: str, *, needs: Signature | None = None, entry: str | None = None
     ) -> bool:
-        """Drop a message that is finished and waits outside mailboxes; tell whether it did. `signature`,
-        `entry`: of one that may be parked. On whichever shard: its own choice of one is not on record.
+        """Drop a message that is finished and waits outside mailboxes; tell whether it did. `needs`, `entry`:
+        of one that may be parked. On whichever shard, and from whichever ingress lane it came (a flood's is
+        not that of its priority): neither is on record.
 
         Raises: StreamsUnavailable.
         """
-        parked = "" if signature is None or entry is None else entry
+        parked = "" if needs is None or entry is None else entry
+        every = () if needs is None else [replace(needs, lane=lane).key for lane in LANES]
         connection, gone = await self._link.get(), 0
         for keys in self._keys:
-            stream = keys.parked_stream(signature or "")
+            streams = [keys.parked_stream(signature) for signature in every]
             gone += await connection.evaluate(
                 WITHDRAW,
-                (keys.later, keys.later_messages, keys.expiry, stream, keys.withdrawn),
-                *(LANE_NUMBER[lane] + message_id, parked, _head(message_id), message_id, WITHDRAWN_MS),
+                (keys.later, keys.later_messages, keys.expiry, keys.withdrawn, *streams),
+                *(parked, _head(message_id), message_id, WITHDRAWN_MS),
+                *(LANE_NUMBER[lane] + message_id for lane in LANES),
             )
         return gone > 0
 
