@@ -63,10 +63,10 @@ class Agent(Struct, kw_only=True, frozen=True):
     what waits already is delivered until then at most (0: it is not). `deleted_ms`: when it was deleted (0:
     it is not). `previous_secret`: pushes are signed with it as well until `previous_secret_until_ms`.
 
-    `endpoint_since_ms`: when the endpoint was set, or enabled again. `endpoint_fault`: the broker has disabled
-    it, at `endpoint_disabled_ms`; nothing is pushed, and what comes for it ends. `endpoint_failing_ms`: it
-    does nothing but fail since then, of which its owner has had `endpoint_warned` warnings (0: nobody was
-    warned). `concurrency`, `max_pushes_per_second`, `inbox_messages_max`,
+    `endpoint_since_ms`: when the endpoint was set, or enabled again. `endpoint_fault`: the broker has
+    disabled it, at `endpoint_disabled_ms`; nothing is pushed, and what comes for it ends.
+    `endpoint_failing_ms`: it does nothing but fail since then, of which its owner has had `endpoint_warned`
+    warnings (0: nobody was warned). `concurrency`, `max_pushes_per_second`, `inbox_messages_max`,
     `inbox_bytes_max`: None means as the deployment says. `killed`: an operator has switched it off by a kill
     switch, which is no part of its record: directories fill it in.
     """

@@ -102,7 +102,7 @@ class Linger:
 
     @property
     def awaited_ms(self) -> int:
-        """How long a batch may wait that somebody waits for: not at all, unless it is likely to grow by that."""
+        """How long a batch that somebody waits for may wait: not at all unless it is likely to grow."""
         longest = min(AWAITED_LINGER_MS, self._shortest_ms)
         return longest if self._events_per_ms * longest >= 1 else 0
 

@@ -76,9 +76,9 @@ def show(report: Report, console: Console) -> None:
 
 
 def tables(report: Report) -> list[Table]:
-    """Return the report as tables: rates, CPU, latencies where a rate was paced, what is left in Redis."""
+    """Return the report as tables: rates, latencies where a rate was paced, CPU, what is left in Redis."""
     paced = [_latencies(report)] if report.paced else []
-    return [_rates(report), _cpu(report), *paced, _leftovers(report.leftovers)]
+    return [_rates(report), *paced, _cpu(report), _leftovers(report.leftovers)]
 
 
 def _rates(report: Report) -> Table:

@@ -1,9 +1,9 @@
 """When an endpoint that only fails is warned about and disabled, and what its owner is told. Pure.
 
 Theory of operation. An endpoint begins to fail when its breaker opens, and fails until a push succeeds.
-While it does, each failure is asked how much of the time it may fail has passed: at 50, 70 and 90 per cent its
-owner is warned, at 100 it is disabled. Without traffic there are no failures, and nothing happens: time alone
-is no evidence. A 410 disables at once. A jump over several stages is told of once, with the highest.
+While it does, each failure is asked how much of the time it may fail has passed: at 50, 70 and 90 per cent
+its owner is warned, at 100 it is disabled. Without traffic there are no failures, and nothing happens: time
+alone is no evidence. A 410 disables at once. A jump over several stages is told of once, with the highest.
 
 Invariants: a stage is told once per failing; a finding about an endpoint of before changes nothing.
 """

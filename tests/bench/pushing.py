@@ -198,6 +198,7 @@ class DeliveredPosts:
                 client=client,
                 clock=clock,
                 find_agent=by_id.get,
+                another=lambda _message, _tried: False,
                 rules=DeliveryRules(deadlines=Deadlines()),
                 stats=DeliveryStats(pushed=heard.__setitem__),
                 replies=Replies(publisher),

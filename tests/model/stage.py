@@ -383,6 +383,7 @@ class Stage:
         wanted = envelope.requirements if isinstance(envelope.requirements, list) else []
         view = SimpleNamespace(
             id=row.id,
+            status=row.status.value,
             to_agent_id=row.to,
             priority=envelope.priority,
             message_type=envelope.message_type,

@@ -1,4 +1,4 @@
-"""Messages that capabilities chose an agent for, and that agent does not manage or want: at one agent at a time."""
+"""Messages whose agent, chosen by capability, does not manage or want them: at one agent at a time."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -107,7 +107,8 @@ async def test_when_everybody_has_declined_it_fails_and_nobody_was_asked_twice(a
         await world.site()
         sent = await world.send(*(message(requirements=SKILL) for _ in range(20)))
         await world.until_ended(sent)
-        assert {one: world.ends()[one] for one in sent} == dict.fromkeys(sent, [(Status.FAILED, "declined")])
+        declined = [(Status.FAILED, "declined")]
+        assert {one: world.ends()[one] for one in sent} == {one: declined for one in sent}
         assert receiver.times == dict.fromkeys(sent, len(agents))
         ended = [event for event in world.events() if event.kind is EventKind.SETTLED]
         assert {event.to for event in ended} <= {agent.id for agent in agents}
@@ -164,10 +165,14 @@ async def test_owners_that_die_meanwhile_lose_nothing_and_never_leave_it_at_two_
         unwilling = set(list(agents)[:2])
         receiver.script = lambda got: declines(got) if got.message["to_agent_id"] in unwilling else 200
         site = await world.site()
-        sent = []
+        sent: list[str] = []
+
+        def most_ended():
+            return sum(map(bool, world.ends().values())) > len(sent) // 2
+
         for _ in range(4):
             sent += await world.send(*(message(requirements=SKILL) for _ in range(40)))
-            await until(lambda: sum(map(bool, world.ends().values())) > len(sent) // 2)
+            await until(most_ended)
             await site.kill()
             site = await world.site()
         await world.until_ended(sent)
@@ -185,7 +190,7 @@ async def test_what_is_cancelled_while_it_is_declined_goes_nowhere(any_streams_u
         unwilling.hold()
         first = world.agent(unwilling, capabilities=tuple(SKILL))
         await world.site()
-        [sent] = await world.send(message(requirements=SKILL))
+        await world.send(message(requirements=SKILL))
         await unwilling.until(lambda it: it.under_way == 1)
         world.agent(willing, capabilities=tuple(SKILL))
         mailbox = world.keys[0].mailbox(first.id, Lane.NORMAL)

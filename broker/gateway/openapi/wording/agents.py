@@ -102,8 +102,8 @@ AGENTS: Final[Words] = {
         limits.ENDPOINT_PUSHES_PER_SECOND_MAX,
     ),
     "endpoint_status": Word(
-        "`active`; `failing`: nothing but failures for so long that its owner was warned; `disabled`: nothing is "
-        "pushed any more, and messages for it end. Null for an agent that pulls.",
+        "`active`; `failing`: nothing but failures for so long that its owner was warned; `disabled`: "
+        "nothing is pushed any more, and messages for it end. Null for an agent that pulls.",
         "active",
     ),
     "AgentPatch.endpoint_status": choice(
