@@ -303,6 +303,7 @@ class Guard:
         metrics.BARRIERS.child(kind="inbox").set(len(self._full))
 
     async def _look_into(self, agents: list[str]) -> None:
+        connection = await self._link.get()  # First: what begins to look has to come to its end.
         inboxes: list[tuple[str, InboxWatch]] = []
         commands: list[tuple[str, ...]] = []
         for agent_id in agents:
@@ -317,7 +318,6 @@ class Guard:
             for lane in LANES:
                 mailbox = keys.mailbox(agent_id, lane)
                 commands += [("XLEN", mailbox), ("MEMORY", "USAGE", mailbox)]
-        connection = await self._link.get()
         try:
             replies = await connection.send_many(commands)
         finally:
@@ -332,8 +332,8 @@ class Guard:
             if not inbox.is_full:
                 if self._full.pop(agent_id, None) is not None:
                     opened.append(agent_id)
-            elif (
-                now_ms - self._full.get(agent_id, 0) >= FULL_RENEWED_MS and len(self._full) < FULL_INBOXES_MAX
+            elif now_ms - self._full.get(agent_id, 0) >= FULL_RENEWED_MS and (
+                agent_id in self._full or len(self._full) < FULL_INBOXES_MAX
             ):
                 self._full[agent_id] = now_ms
                 filled[agent_id] = now_ms + FULL_FOR_MS

@@ -15,6 +15,7 @@ from broker.core.loops import moments, written
 from broker.streams.connection import Reply
 from broker.streams.keys import BARRIERS, one_way, root_count
 from broker.streams.link import Link
+from broker.telemetry import logs
 from schema.codec import encode
 from schema.trip import Trip
 
@@ -117,8 +118,12 @@ class BarrierBook:
 def _parsed(reply: Reply) -> Found:
     found = Found({}, [])
     for name, value in zip(reply[::2], reply[1::2], strict=True):
-        if name.startswith(_FULL):
-            found.full[name.removeprefix(_FULL).decode()] = int(value)
-        elif name.startswith(_TRIP):
-            found.trips.append(_trip.decode(value))
+        try:
+            if name.startswith(_FULL):
+                found.full[name.removeprefix(_FULL).decode()] = int(value)
+            elif name.startswith(_TRIP):
+                found.trips.append(_trip.decode(value))
+        except (msgspec.MsgspecError, ValueError):
+            # Of another release, or not ours: it must not end every router and gateway there is.
+            logs.warning("barriers.unreadable", entry=name.decode(errors="replace"))
     return found

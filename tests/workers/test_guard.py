@@ -12,12 +12,17 @@ from broker.core.admission import UNSEEN_MESSAGES, Quota
 from broker.core.barriers import Switches
 from broker.core.loops import LoopRules
 from broker.streams.barriers import BarrierBook
+from broker.streams.clock import ServerClock
+from broker.streams.ingress import Publisher
+from broker.streams.keys import BARRIERS
 from broker.streams.link import Link
 from schema.agent import Agent
+from schema.errors import StreamsUnavailable
 from schema.ids import new_id
 from schema.message import Status
 from schema.trip import LOOP_TYPE
-from workers.guard import GuardRules
+from workers import guard as guarding
+from workers.guard import Guard, GuardRules
 
 FULL = (Status.FAILED, "inbox_full")
 LOOP = (Status.FAILED, "loop")
@@ -80,6 +85,48 @@ async def test_an_inbox_that_was_emptied_takes_messages_again(world: World, book
     ids = await world.send(message(agent))
     await until(lambda: depth(world, agent) == 1)
     assert not set(ids) & set(ended(world, FULL))
+
+
+async def test_an_inbox_that_redis_did_not_let_it_look_into_is_looked_into_again(streams_url: str) -> None:
+    link = Link("redis://127.0.0.1:1/0", name="guard")  # Redis away at that moment
+    agent = Agent(id=new_id(), name="full")
+    rules = GuardRules(shards=1, quota=Quota(messages=1))
+    publisher = Publisher(streams_url, shards=1)
+    guard = Guard(link, publisher, ServerClock(), rules, find_agent=lambda _: agent)
+    for _ in range(2):
+        assert guard.judge(message(agent), agent, 100, 1, is_new=True) is None
+    with pytest.raises(StreamsUnavailable):
+        await guard._look()
+    assert guard.judge(message(agent), agent, 100, 1, is_new=True) is None
+    assert guard._due == {agent.id}
+    await publisher.close()
+    await link.close()
+
+
+async def test_full_inboxes_stay_closed_at_the_doors_when_as_many_are_listed_as_may_be(
+    world: World, book: BarrierBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarding, "FULL_INBOXES_MAX", 1)
+    monkeypatch.setattr(guarding, "FULL_RENEWED_MS", 200)
+    world.guard_rules = GuardRules(shards=1, quota=Quota(messages=10))
+    agent = world.agent()
+    await world.site()
+    await world.send(*(message(agent) for _ in range(100)))
+    await until_found(book, agent)
+    first_ms = (await book.read()).full[agent.id]
+    async with asyncio.timeout(10):
+        while (await book.read()).full[agent.id] == first_ms:  # noqa: ASYNC110  # nothing to wait on
+            await asyncio.sleep(0.02)
+
+
+async def test_a_trip_nobody_can_read_stops_no_router(world: World, book: BarrierBook) -> None:
+    world.guard_rules = GuardRules(shards=1, quota=Quota(messages=10))
+    world.raw.hset(BARRIERS, mapping={"trip|x": "of another release", "full|y": "soon", "v": 1})
+    agent = world.agent()
+    site = await world.site()
+    await world.send(*(message(agent) for _ in range(100)))
+    await until_found(book, agent)
+    assert not any(task.done() for task in site._tasks)
 
 
 async def test_bytes_fill_an_inbox_too(world: World, book: BarrierBook) -> None:
