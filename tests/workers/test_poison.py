@@ -2,6 +2,7 @@
 it is delivered, and workers that die for other reasons bury nobody."""
 
 import asyncio
+import time
 
 import pytest
 from receiver import Got
@@ -88,6 +89,28 @@ async def test_workers_that_die_of_something_else_bury_nobody(streams_url):
         await world.site()
         await world.until_ended(ids)
         assert all(ends == DELIVERED for ends in world.ends().values())
+
+
+async def test_a_suspect_is_signed_when_it_is_posted_not_when_it_began_to_wait(streams_url):
+    """Receivers refuse signatures that are minutes old, and that many suspects wait for longer."""
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        receiver.hold()
+        ids = await world.send(*(message(agent) for _ in range(2)))
+        for count in range(1, SUSPICIOUS_DEATHS + 2):
+            site = await world.site()
+            await receiver.until(lambda it, count=count: len(it.got) == 2 * count)
+            await site.kill()
+        former = len(receiver.got)
+        await world.site()
+        await receiver.until(lambda it: len(it.got) > former)
+        await asyncio.sleep(2.1)  # the first is on trial, and the second waits for its turn
+        assert len(receiver.got) == former + 1
+        let_go_s = int(time.time())
+        receiver.let_go()
+        await world.until_ended(ids)
+        assert int(receiver.got[-1].headers["webhook-timestamp"]) >= let_go_s
 
 
 async def test_stops_in_good_order_and_lost_connections_are_no_deaths(streams_url):

@@ -225,10 +225,12 @@ class Dispatch:
         if self.trials is None:
             self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
         else:
-            self.trials.post(item, partial(self._post_on_trial, target, head, item, deadlines))
+            self.trials.post(item, partial(self._post_on_trial, target, item, deadlines))
 
-    def _post_on_trial(self, target: Target, head: bytes, item: Item, deadlines: Deadlines) -> None:
-        item.started_ms = self._clock.now_ms()
+    def _post_on_trial(self, target: Target, item: Item, deadlines: Deadlines) -> None:
+        item.started_ms = now_ms = self._clock.now_ms()
+        # Signed only now: a suspect may have waited for its turn until its signature was too old.
+        head = item.mailbox.endpoint.head(item, now_s=now_ms // 1000)
         self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
 
     def _answered(self, item: Item, result: Answer | Failure) -> None:
