@@ -53,6 +53,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = False
+        self._in_trailer = False
+        """Whether a chunk has begun and nothing of it has come: in the last one what comes is like a head."""
+        self._chunks = 0
         self._refusal: BrokerError | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._discarded_bytes = -1
@@ -70,13 +73,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._discarded_bytes >= 0:
             self._discard(data)
             return
+        chunks = self._chunks
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        is_head = self._in_head or (self._in_trailer and self._chunks == chunks)
+        if is_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > limits.REQUEST_HEAD_BYTES_MAX:
                 self._refuse(_too_large())
         # What came in one piece needs no deadline, and most requests do.
-        if (self._in_head or self._way is not None) and self._deadline is None:
+        if self._deadline is None and (self._in_head or self._way is not None or self._is_idle()):
             self._set_deadline()
 
     def on_message_begin(self) -> None:
@@ -84,6 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._in_head, self._head_bytes = True, 0
+        self._in_trailer = False
         self._forget_deadline()
 
     def on_headers_complete(self) -> None:
@@ -100,7 +106,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._begin_ordinary()
 
+    def on_chunk_header(self) -> None:
+        """Hear that a chunk begins; the parser calls this."""
+        self._in_trailer, self._head_bytes = True, 0
+        self._chunks += 1
+
     def on_body(self, body: bytes) -> None:
+        self._in_trailer = False
         if self._way is None:
             super().on_body(body)
             return
@@ -110,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._go_ordinary_way()
 
     def on_message_complete(self) -> None:
+        self._in_trailer = False
         if self._way is not None:
             self._forget_deadline()
             if self._is_taken(self._way):
@@ -201,6 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _go_ordinary_way(self) -> None:
         """Hand over a request that was being collected, with what has come of its body."""
         self._way = None
+        self._forget_deadline()  # the framework has its own
         body, self._body, self._body_bytes = self._body, [], 0
         self._begin_ordinary()
         for part in body:
@@ -214,8 +228,20 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._way is not None:
             self._go_ordinary_way()  # which has a time-out for bodies, and the word for it
-        else:
+        elif self._in_head or self.cycle is None:
             self._refuse(errors.BodyTimeout("the head of the request did not arrive in time"))
+        else:
+            self.transport.close()  # all it has asked was answered
+
+    def _is_idle(self) -> bool:
+        """Tell whether something came that belongs to no request under way: empty lines, or the rest of a
+        body that was answered before it had come. uvicorn has stopped its clock for it by then."""
+        return (
+            self.timeout_keep_alive_task is None
+            and self._discarded_bytes < 0
+            and getattr(self.cycle, "response_complete", False)  # None at first
+            and self in self.connections  # else it has become a WebSocket
+        )
 
     def _set_deadline(self) -> None:
         self._forget_deadline()
@@ -227,7 +253,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, error: BrokerError) -> None:
-        self._in_head = False
+        self._in_head = self._in_trailer = False
+        if not self._may_be_answered_now():
+            return
         request_id = new_id()
         body = errors.encode_error(error, request_id)
         more = "".join(f"{name.lower()}: {value}\r\n" for name, value in errors.error_headers(error).items())
@@ -243,6 +271,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
         self.transport.write_eof()
+
+    def _may_be_answered_now(self) -> bool:
+        """Tell whether a refusal would be taken for what it is; else see that the connection ends."""
+        cycle: Any = self.cycle  # None at first, then uvicorn's or an exchange, whatever uvicorn's types say
+        if cycle is None or cycle.response_complete:
+            return True
+        self._forget_deadline()
+        self._discarded_bytes = 0
+        if isinstance(cycle, Exchange) or not cycle.more_body:
+            # It came whole and is answered still; what is refused came behind it.
+            cycle.keep_alive = False
+            return False
+        if self.pipeline or cycle.response_started:
+            self.transport.close()
+            return False
+        cycle.disconnected = True  # it is the one that is refused
+        cycle.message_event.set()
+        return True
 
     def _discard(self, data: bytes) -> None:
         self._discarded_bytes += len(data)
