@@ -157,20 +157,20 @@ class Gatekeeper:
         heard_s = self._loop.time()
         while True:
             try:
+                now_ms = await self._server_ms()  # first: what was read is not read again
                 found = await self.book.read_changed()
             except BrokerError:
-                found = None
+                found, now_ms = None, 0
             if found is not None:
                 heard_s = self._loop.time()
-                await self._take(found)
+                self._take(found, now_ms)
             elif self.barriers.full and self._loop.time() - heard_s > FORGOTTEN_S:
                 self.barriers.fill(())
             await asyncio.sleep(BARRIERS_S)
 
-    async def _take(self, found: Found) -> None:
+    def _take(self, found: Found, now_ms: int) -> None:
         self.barriers.trip((pair, trip.id) for trip in found.trips for pair in trip.directions)
         metrics.BARRIERS.child(kind="trip").set(len(found.trips))
-        now_ms = await self._server_ms() if found.full else 0
         full = [agent_id for agent_id, until_ms in found.full.items() if until_ms > now_ms]
         self.barriers.fill(full)
         metrics.BARRIERS.child(kind="inbox").set(len(full))

@@ -15,7 +15,7 @@ from recording import Recorder
 from broker.client import AgentClient
 from broker.client.request import TRIES
 from broker.gateway.serve import Running
-from schema.errors import InboxFull
+from schema.errors import InboxFull, StreamsUnavailable
 from schema.ids import new_id
 from schema.trip import Trip
 
@@ -104,6 +104,23 @@ async def test_an_inbox_whose_router_died_opens_by_itself(
     await asyncio.sleep(0.6)
     await full(gateway, other["id"])  # whatever else changes brings it up
     assert (await http.post("/api/messages?wait=accepted", json={"to_agent_id": "fat"})).is_success
+
+
+async def test_a_redis_that_goes_away_while_it_is_asked_what_is_full_ends_no_gateway(
+    gateway: Running, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fat = await register("fat")
+    failed = asyncio.Event()
+
+    async def away() -> int:
+        failed.set()
+        monkeypatch.undo()
+        raise StreamsUnavailable("away")
+
+    monkeypatch.setattr(gateway.services.gatekeeper, "_server_ms", away)
+    await full(gateway, fat["id"])
+    assert failed.is_set()
+    assert not gateway.stop.is_set()
 
 
 async def test_the_sdk_tries_again_after_what_it_is_told_to_wait_and_then_gives_up(
