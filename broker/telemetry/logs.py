@@ -5,8 +5,9 @@ URL (`without_secrets`). A line goes out in one write, so that lines of several 
 libraries log through `logging` comes out the same way.
 
 An exception is shown by its type and where it came from. Its text is shown only where we have written it
-ourselves (`BrokerError`) or the system has (`OSError`): any other may quote what it choked on, which is
-somebody's message. At level debug every text is shown.
+ourselves (`BrokerError`), the system has (`OSError`), or the interpreter has and quotes nothing but code
+(`NameError`, `AttributeError`, `ImportError`): any other may quote what it choked on, which is somebody's
+message. At level debug every text is shown.
 """
 
 import logging
@@ -97,7 +98,22 @@ def described(error: BaseException) -> str:
         return f"{kind}: {error}"
     if isinstance(error, OSError):
         return f"{kind}: {os.strerror(error.errno)}" if error.errno else kind
+    if (text := _of_code(error)) is not None:
+        return f"{kind}: {text}"
     return f"{kind} (its text is shown at LOG_LEVEL debug only)" if str(error) else kind
+
+
+def _of_code(error: BaseException) -> str | None:
+    """Return what an error says about a name in code; None for any other error. Its own text is not taken: a
+    library may raise the same kind and say anything. Names are, where they are those of Python."""
+    match error:
+        case NameError(name=str(name)) if name.isidentifier():
+            return f"name {name}"
+        case AttributeError(name=str(name), obj=owner) if name.isidentifier():
+            return f"{type(owner).__name__} has no attribute {name}"
+        case ImportError(name=str(name)) if name.replace(".", "_").isidentifier():
+            return f"module {name}"
+    return None
 
 
 def without_secrets(url: str) -> str:

@@ -91,6 +91,49 @@ def test_texts_of_ours_and_of_the_system_are_shown(
     assert line["error"] == shown
 
 
+def raised(program: str) -> Exception:
+    """Return what a line of code raises."""
+    try:
+        exec(program)  # a literal of this file
+    except Exception as error:
+        return error
+    raise AssertionError(program)
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        ("lost", "NameError: name lost"),
+        ("logging.lost", "AttributeError: module has no attribute lost"),
+        ("import broker.lost", "ModuleNotFoundError: module broker.lost"),
+        ("from broker.telemetry import lost", "ImportError: module broker.telemetry"),
+    ],
+)
+def test_what_is_wrong_with_code_is_shown(
+    program: str, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(level="info", format="json", process="p")
+    logs.error("loop.failed", error=raised(program))
+    (line,) = lines(capfd)
+    assert line["error"] == shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("what somebody sent"),
+        NameError("what somebody sent", name="what somebody sent"),
+        ImportError("what somebody sent", name="what.somebody sent"),
+        MemoryError("what somebody sent"),
+        RecursionError("what somebody sent"),
+    ],
+)
+def test_such_an_error_is_not_taken_at_its_word(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure(level="info", format="json", process="p")
+    logs.error("loop.failed", error=error)
+    assert "somebody" not in capfd.readouterr().err
+
+
 def test_at_level_debug_every_text_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="debug", format="json", process="p")
     logs.error("loop.failed", error=failure(KeyError, "lost"))
