@@ -132,6 +132,8 @@ class _End(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._transport is not None and self._transport.is_closing():
+            return  # Closed already, though it has not been said yet.
         if self._transport is None or self._connection.link.frozen:
             self._hold_back(is_full=self._connection.link.frozen)
             return
