@@ -9,6 +9,7 @@ counts from then; it waits here while every connection is busy, and that counts 
 import asyncio
 import itertools
 from collections import Counter, deque
+from contextlib import suppress
 from time import monotonic_ns, process_time
 from typing import Final
 
@@ -23,6 +24,8 @@ from broker.bench.ticks import ticking
 MARK: Final = b"########"
 """Stands in a prepared request for its number."""
 _numbers: Final = itertools.count()
+ANSWERED_S: Final = 90.0
+"""A run without its last reply ends after this; the statuses then say how many there were."""
 LEAD_NS: Final = 50_000_000
 """The first request of a paced run is due this long after the order, so that it does not begin late."""
 
@@ -103,20 +106,22 @@ class HttpLoad:
         self._order = order
 
     async def run(self, order: HttpOrder) -> HttpReport:
-        """Connect, send what the order says, and return when the last reply is here."""
+        """Connect, send what the order says, and return with the last reply, or what there is in the end."""
         await self._connect()
         self._statuses, self._latencies_us = Counter(), []
         self._owed, self._done = order.count, asyncio.get_running_loop().create_future()
         self._flat_out = not order.rate
         start_ns, cpu_s = monotonic_ns(), process_time()
-        if order.rate:
-            start_ns += LEAD_NS
-            await self._paced(order, start_ns)
-        else:
-            self._left = order.count
-            for line in self._lines:
-                self._send_next(line)
-            await self._done
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWERED_S):
+                if order.rate:
+                    start_ns += LEAD_NS
+                    await self._paced(order, start_ns)
+                else:
+                    self._left = order.count
+                    for line in self._lines:
+                        self._send_next(line)
+                    await self._done
         seconds = (monotonic_ns() - start_ns) / 1e9
         cpu_us = (process_time() - cpu_s) * 1e6 / order.count
         self.close()

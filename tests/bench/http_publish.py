@@ -45,13 +45,18 @@ BATCH_MESSAGES: Final = 100
 RECORDED_PER_S: Final = 500
 SENDERS: Final = 16
 OTHERS: Final = ("worker", "recorder", "keeper")
-RECORDED_WAIT_S: Final = 120.0
+STILL_S: Final = 20.0
+"""So long not one more row, and what is missing does not come any more."""
 REQUESTS_AT_ONCE: Final = 16
 
 COALESCED: Final = "ceiling, coalesced"
 SINGLE: Final = "accepted, gateway alone"
 BATCHES: Final = "batches of 100, gateway alone"
 RECORDED: Final = "recorded, at 500/s"
+ROWS: Final = """
+SELECT count(*), count(*) FILTER (WHERE status <> 'pending') FROM agent_messages WHERE message_type = 'task'
+"""
+"""What agents published (notes of the broker are none of it), and what of it has ended: nobody pulls."""
 SINGLE_AIM: Final = 12_000
 BATCH_AIM: Final = 100_000
 RECORDED_AIM_MS: Final = 25.0
@@ -105,6 +110,7 @@ class Stage:
         self._stack = stack
         self.cases: list[Case] = []
         self.accepted = 0
+        self._ended = 0
         self.wrong: list[str] = []
 
     async def prepare(self) -> None:
@@ -112,16 +118,18 @@ class Stage:
         sizes, subject = self._sizes, self._subject
         recipients, keys = await _register(subject, sizes.recipients)
         self._ceiling = await self._child("bench.http_ceiling")
-        bodies = [_body(recipient) for recipient in recipients]
-        batches = [_batch(bodies, start) for start in range(0, len(bodies), 10)]
+        single_bodies = [_body(recipient, "single") for recipient in recipients]
+        recorded_bodies = [_body(recipient, "recorded") for recipient in recipients]
+        batches = [_batch(recipients, start) for start in range(0, len(recipients), 10)]
         gateway = _port(subject.api_url)
         ways = {
-            way: (await self._listen(way), [("", body) for body in bodies]) for way in ("bare", "coalesced")
+            way: (await self._listen(way), [("", body) for body in single_bodies])
+            for way in ("bare", "coalesced")
         }
-        singles = [("?wait=accepted", body) for body in bodies]
+        singles = [("?wait=accepted", body) for body in single_bodies]
         single = await self._load(gateway, CONNECTIONS, singles, keys)
         many = await self._load(gateway, BATCH_CONNECTIONS, [("/batch", batch) for batch in batches], keys)
-        recorded = await self._load(gateway, CONNECTIONS, [("", body) for body in bodies], keys)
+        recorded = await self._load(gateway, CONNECTIONS, [("", body) for body in recorded_bodies], keys)
         for way, (port, requests) in ways.items():
             load = await self._load(port, CONNECTIONS, requests, keys)
             self.cases.append(Case(f"ceiling, {way}", load, sizes.requests, 1, stop_others=True))
@@ -146,23 +154,28 @@ class Stage:
         if good != case.count:
             self.wrong.append(f"{case.name}: {report.statuses}")
         if not case.name.startswith("ceiling"):
-            self.accepted += case.count * case.messages
-            await self._recorded()
+            self.accepted += good * case.messages
+            await self._recorded(case)
 
-    async def _recorded(self) -> None:
-        """Wait until everything accepted so far is a row."""
+    async def _recorded(self, case: Case) -> None:
+        """Wait until everything accepted so far is a row, or no more rows come."""
         database: Any = await asyncpg.connect(self._subject.database_url)  # asyncpg has no types
         try:
-            deadline, rows = monotonic() + RECORDED_WAIT_S, -1
-            while monotonic() < deadline:
-                rows = await database.fetchval("SELECT count(*) FROM agent_messages")
-                if rows >= self.accepted:
-                    break
-                await asyncio.sleep(0.2)  # another process cannot set our events
-            if rows != self.accepted:
-                self.wrong.append(f"{self.accepted} messages accepted, {rows} recorded")
+            rows, ended, grew = 0, 0, monotonic()
+            while rows < self.accepted and monotonic() - grew < STILL_S:
+                await asyncio.sleep(0.1)  # another process cannot set our events
+                before = rows
+                rows, ended = await database.fetchrow(ROWS)
+                if rows > before:
+                    grew = monotonic()
         finally:
             await database.close()
+        if rows != self.accepted:
+            self.wrong.append(f"{case.name}: {self.accepted} messages accepted so far, {rows} recorded")
+            self.accepted = rows  # what is missing is told once
+        if ended > self._ended:
+            self.wrong.append(f"{case.name}: {ended - self._ended} messages ended instead of waiting")
+            self._ended = ended
 
     async def _listen(self, way: str) -> int:
         order = CeilingOrder(do="listen", way=way, redis_url=self._subject.redis_url)
@@ -289,14 +302,22 @@ async def _register(subject: Subject, recipients: int) -> tuple[list[str], list[
     return [agent.id for agent in to], [agent.api_key for agent in senders]
 
 
-def _body(recipient: str) -> bytes:
-    content = {"task_type": "scrape", "url": "https://example.com/honda", "number": MARK.decode()}
+def _body(recipient: str, way: str) -> bytes:
+    """Return a message. Whatever is sent twice says another thing: the same again would be a loop."""
+    content = {
+        "task_type": "scrape",
+        "url": "https://example.com/honda",
+        "way": way,
+        "number": MARK.decode(),
+    }
     return encode({"to_agent_id": recipient, "message_type": "task", "priority": 5, "content": content})
 
 
-def _batch(bodies: list[bytes], start: int) -> bytes:
-    chosen = [bodies[(start + number) % len(bodies)] for number in range(BATCH_MESSAGES)]
-    return b"[" + b",".join(chosen) + b"]"
+def _batch(recipients: list[str], start: int) -> bytes:
+    chosen = (recipients[(start + place) % len(recipients)] for place in range(BATCH_MESSAGES))
+    return (
+        b"[" + b",".join(_body(one, f"place {place} of a batch") for place, one in enumerate(chosen)) + b"]"
+    )
 
 
 def _request(path: str, body: bytes, key: str) -> str:

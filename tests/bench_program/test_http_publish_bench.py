@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from bench.http_load import HttpReport
-from bench.http_publish import BATCHES, RECORDED, SINGLE, Case, aims_of
+from bench.http_publish import BATCHES, RECORDED, SINGLE, Case, _batch, _body, aims_of
 from bench.kit.report import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,14 @@ def test_aims_of_publishing_are_met_at_their_limit_and_not_beyond(
     ]
     assert [aim.met for aim in aims_of({one.name: one for one in cases})] == met
     assert list(aims_of({})) == []
+
+
+def test_no_two_messages_to_a_recipient_say_the_same() -> None:
+    # The broker stops who says the same again and again; what it stops is not what is measured.
+    sent = [_body("a", "single"), _body("a", "recorded"), _body("b", "single")]
+    batched: list[msgspec.Raw] = msgspec.json.decode(_batch(["a", "b"], 1), type=list[msgspec.Raw])
+    assert len(batched) == 100
+    assert len({*sent, *(bytes(one) for one in batched)}) == 103
 
 
 @pytest.mark.e2e
