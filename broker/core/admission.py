@@ -180,6 +180,11 @@ class Rates:
         self._full_ms[key] = full_ms + taken_ms
         return 0.0
 
+    def give_back(self, key: Hashable) -> None:
+        """Put back the token that was just taken."""
+        if key in self._full_ms:
+            self._full_ms[key] -= self._interval_ms
+
 
 class FairShare:
     """Who publishes so fast that what they publish has to wait behind the others. Nothing is refused.

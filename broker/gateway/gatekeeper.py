@@ -123,6 +123,7 @@ class Gatekeeper:
         if self._pairs.is_on and sender is not None and recipient is not None:
             wait_ms = self._pairs.take((sender, recipient), now_ms)
             if wait_ms > 0:
+                self._keys.give_back(key)
                 _REFUSED["pair_rate"].inc()
                 raise _too_fast("this sender publishes to this recipient", wait_ms)
 

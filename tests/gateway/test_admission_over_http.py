@@ -242,6 +242,21 @@ async def test_a_pair_has_a_rate_of_its_own(streams_url: str, database_url: str)
         assert all("id" in result for result in results[50:])
 
 
+async def test_what_a_pair_may_not_send_is_not_counted_against_the_key(
+    streams_url: str, database_url: str
+) -> None:
+    rates = {"key_rate_per_s": 20, "pair_rate_per_s": 1}
+    async with gateway_with(streams_url, database_url, **rates) as (gateway, http):
+        own = (await http.post("/api/agents", json={"name": "own"})).json()
+        for name in ("to", "third"):
+            await http.post("/api/agents", json={"name": name})
+        async with calling(gateway, own["api_key"]) as client:
+            batch = [{"to_agent_id": "to"}] * 500 + [{"to_agent_id": "third"}]
+            results = (await client.post("/api/messages/batch", json=batch)).json()["results"]
+        assert "id" not in results[499]
+        assert "id" in results[500]
+
+
 # --- loops ------------------------------------------------------------------------------------------------
 
 
