@@ -79,7 +79,7 @@ class Stage(Struct):
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
     """Measure a fresh broker of one shard."""
-    count, seconds = (2_000, 1.0) if args.quick else (50_000, 10.0)
+    count, seconds = (1_000, 0.4) if args.quick else (50_000, 10.0)
     async with _stage() as stage:
         await _phase(stage, "warming up", seconds=min(seconds, 2.0), count=0, fair=0)
         phases = [
