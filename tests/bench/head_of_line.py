@@ -11,8 +11,9 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Final
 
 from msgspec import Raw, Struct, field
@@ -65,7 +66,7 @@ QUICK: Final = Plan(
     holes=2,
     fast_per_s=80,
     slow_per_s=20,
-    seconds=2,
+    seconds=1,
     slow_s=2,
     repeat=1,
     waiting=200,
@@ -145,18 +146,21 @@ class Endpoints(Struct):
 
 
 async def main(args: argparse.Namespace, console: Console) -> Findings:
-    """Measure in turns, then a recovery."""
+    """Measure in turns, then a recovery; a quick run does all of it on one broker."""
     plan = QUICK if args.quick else replace(FULL, repeat=args.repeat, seconds=args.seconds)
+    recovering = {**AT_ONCE, "RETRY_TIME_SCALE": str(plan.retry_scale)}
     alone: list[Run] = []
     beside: list[Run] = []
-    for number in range(plan.repeat):
-        for name, runs, crowded in (("alone", alone, False), ("beside the others", beside, True)):
-            console.print(f"run {number + 1} of {plan.repeat}, the fast ones {name}", style="dim")
-            async with fresh_broker(env=AT_ONCE) as broker:
-                runs.append(await _head_of_line(broker, plan, crowded=crowded))
-    console.print("a backlog", style="dim")
-    async with fresh_broker(env={**AT_ONCE, "RETRY_TIME_SCALE": str(plan.retry_scale)}) as broker:
-        recovery = await _recovery(broker, plan)
+    async with AsyncExitStack() as stack:
+        shared = await stack.enter_async_context(fresh_broker(env=recovering)) if args.quick else None
+        for number in range(plan.repeat):
+            for name, runs, crowded in (("alone", alone, False), ("beside the others", beside, True)):
+                console.print(f"run {number + 1} of {plan.repeat}, the fast ones {name}", style="dim")
+                async with nullcontext(shared) if shared else fresh_broker(env=AT_ONCE) as broker:
+                    runs.append(await _head_of_line(broker, plan, crowded=crowded))
+        console.print("a backlog", style="dim")
+        async with nullcontext(shared) if shared else fresh_broker(env=recovering) as broker:
+            recovery = await _recovery(broker, plan)
     return findings(plan, alone, beside, recovery)
 
 
@@ -295,8 +299,9 @@ async def _recovery(broker: Broker, plan: Plan) -> Recovery:
 
 
 async def _register(client: AgentClient, endpoints: Endpoints, manner: str, count: int) -> list[str]:
+    mark = token_hex(3)  # names of a run that was here before are taken
     return [
-        (await client.register(f"{manner}-{number}", endpoint=endpoints.url(manner, number))).id
+        (await client.register(f"{manner}-{mark}-{number}", endpoint=endpoints.url(manner, number))).id
         for number in range(count)
     ]
 

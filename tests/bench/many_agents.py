@@ -123,7 +123,7 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
         quiet_s=QUIET_S,
     )
     if args.quick:
-        plan = Plan(agents=200, messages=400, repeat=1, period_s=1.0, beat_s=1.0, quiet_s=0.5)
+        plan = Plan(agents=60, messages=200, repeat=1, period_s=0.5, beat_s=0.5, quiet_s=0.2)
     parts = args.parts.split(",")
     async with AsyncExitStack() as stack:
         yard = await _open(stack, plan)
