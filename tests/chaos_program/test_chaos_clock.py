@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from chaos import clock
+from chaos.notes import lines
 from chaos.python import SEARCHED
 from whole_broker import environment
 
@@ -38,3 +40,17 @@ def test_a_child_s_clock_follows_the_file(tmp_path: Path) -> None:
         child.stdin.flush()
         assert child.stdout.readline().split() == [str(step_s)] * 2
     child.communicate()
+
+
+def test_what_is_noted_bears_the_true_time_whatever_the_clock_of_the_process_says(tmp_path: Path) -> None:
+    shared, noted = tmp_path / "clock", tmp_path / "notes"
+    clock.write(shared, HOUR_S)
+    code = (
+        "from pathlib import Path\n"
+        "from chaos import clock, notes\n"
+        f"clock.install(Path({str(shared)!r}))\n"
+        f"notes.Notes(Path({str(noted)!r})).append('fired')"
+    )
+    child = [sys.executable, "-P", "-c", code]
+    subprocess.run(child, env=environment() | {"PYTHONPATH": SEARCHED}, check=True)
+    assert abs(next(lines(noted))["at"] - time.time()) < HOUR_S / 2
