@@ -265,7 +265,7 @@ def test_unknown_commit_ends_the_command_with_2(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-SMALL = ("--messages", "300", "--rate", "100", "--seconds", "1", "--agents", "20", "--endpoints", "5")
+SMALL = ("--messages", "100", "--rate", "50", "--seconds", "1", "--agents", "10", "--endpoints", "2")
 
 
 @pytest.mark.e2e
