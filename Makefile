@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make run` and `make test`. Both prepare .venv first.
 PYTHON ?= python3
 # Each starts servers of its own; the tests wait more than they compute.
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
