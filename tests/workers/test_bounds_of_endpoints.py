@@ -5,7 +5,7 @@ import asyncio
 import time
 
 import pytest
-from worker_rig import World, message, until
+from worker_rig import PATIENT, World, message, until
 
 from broker.core.pace import BURST_MS
 from schema.delivery import AttemptStatus
@@ -84,6 +84,7 @@ async def test_fast_endpoints_get_everything_while_others_hold_all_they_may(any_
     """Black holes with half of the traffic and slow ones hold what they can get; whatever that is, all that
     goes to the others arrives. No clock: nothing the stuck ones have is let go before."""
     async with World(any_streams_url) as world:
+        world.rules["deadlines"] = PATIENT
         stuck, fast = await world.receiver(), await world.receiver()
         holes = [world.agent(stuck) for _ in range(20)]
         well = [world.agent(fast) for _ in range(80)]

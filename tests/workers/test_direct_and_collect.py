@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from worker_rig import World, message, until
+from worker_rig import PATIENT, World, message, until
 
 from schema.codec import decode_stored_envelope
 from schema.ledger import EventKind
@@ -54,6 +54,7 @@ async def test_a_burst_larger_than_memory_is_collected_in_order(any_streams_url)
 
 async def test_many_slow_endpoints_and_a_trickle_to_each_lose_nothing(any_streams_url):
     async with World(any_streams_url) as world:
+        world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agents = [world.agent(receiver) for _ in range(40)]
         await world.site()

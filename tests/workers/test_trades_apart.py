@@ -86,6 +86,6 @@ async def test_deliveries_that_move_between_processes_lose_and_repeat_nothing(an
             await giving.give_up(giving.leases[0])
             ids += await world.send(*(message(agent) for agent in agents for _ in range(30)))
             await taking.take(0, "deliver")
-        await world.until_ended(ids, timeout_s=40)
+        await world.until_ended(ids, timeout_s=90)
         assert receiver.times == dict.fromkeys(ids, 1)
         await world.until_clean()
