@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 TOTAL_MS, CONNECT_MS, TLS_MS, FIRST_BYTE_MS = 2_500, 800, 1_000, 1_500
 LATE_MS = 3_000
-"""How much later than its deadline an attempt may end: a second is meant, and a busy machine comes late itself."""
+"""How much later than its deadline an attempt may end: a second is meant, a busy machine is late itself."""
 MEMORY_MIB_MAX = 50
 BYSTANDERS = 200
 

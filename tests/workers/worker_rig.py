@@ -41,7 +41,7 @@ from workers.shard import House, Shard
 BOTH = ("route", "deliver")
 DEADLINES = Deadlines(total_ms=10_000, connect_ms=2_000, tls_ms=2_000, first_byte_ms=10_000)
 PATIENT = Deadlines(total_ms=90_000, connect_ms=10_000, tls_ms=10_000, first_byte_ms=90_000)
-"""For endpoints that are held: on a busy machine that takes longer than an attempt may, and would repeat it."""
+"""For endpoints that are held: longer than an attempt may take, on a busy machine."""
 
 
 def _loopback_client() -> PushClient:
