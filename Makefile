@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run demo test test-cluster model fuzz chaos check audit format bench bench-compare lock wheel clean
+.PHONY: setup run demo test test-bench test-cluster model fuzz chaos check audit format bench bench-compare lock wheel clean
 
 setup: $(STAMP)
 
@@ -23,7 +23,11 @@ demo: setup
 	$(BIN)/agent-broker demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not bench"
+
+# Quick runs of the benchmarks that `make test` leaves out: they would take a quarter of its time.
+test-bench: setup
+	$(BIN)/python -m pytest -n 1 -m bench tests/bench_program
 
 # What runs on any Redis, on a Redis Cluster of three nodes instead; its own tests are part of `make test`.
 test-cluster: setup

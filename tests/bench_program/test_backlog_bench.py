@@ -33,6 +33,7 @@ def test_a_drain_is_cut_into_tenths_with_the_rate_of_each(
     assert [rate for _, rate in _tenths(points, 100)] == rates
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_quick_run_brings_every_message_of_the_backlog_and_beside_it(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()

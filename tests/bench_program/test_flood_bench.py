@@ -37,6 +37,7 @@ def test_a_percentile_is_of_the_sorted_times() -> None:
     assert (measured.at(0.5), measured.at(0.99), measured.at(1.0)) == (2.0, 3.0, 3.0)
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_a_tiny_run_measures_every_phase(tmp_path: Path) -> None:
     done = subprocess.run(

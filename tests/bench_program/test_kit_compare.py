@@ -268,6 +268,7 @@ def test_unknown_commit_ends_the_command_with_2(tmp_path: Path) -> None:
 SMALL = ("--messages", "100", "--rate", "50", "--seconds", "1", "--agents", "10", "--endpoints", "2")
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(400)
@@ -283,6 +284,7 @@ def test_two_states_are_compared_and_nothing_is_left(tmp_path: Path) -> None:
     assert str(tmp_path) not in git(ROOT, "worktree", "list")
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_stopped_comparison_leaves_nothing(tmp_path: Path) -> None:
     command = compare_command("HEAD", *SMALL, tmp=tmp_path)

@@ -46,6 +46,7 @@ async def test_agents_written_in_bulk_are_as_the_store_reads_them_and_are_announ
     await pool.aclose()
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_quick_run_says_what_agents_cost_and_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()

@@ -148,6 +148,7 @@ async def recorded(stores: Stores, *, delivered: int) -> Counted:
     return found
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(400)  # the first time it installs the peer
@@ -170,6 +171,7 @@ async def test_faststream_peer_retries_what_failed_and_records_every_attempt(
     assert found == Counted(messages=1, delivered=1, attempts=2, failed=1), (tmp_path / "log").read_text()
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(400)

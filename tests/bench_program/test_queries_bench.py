@@ -37,6 +37,7 @@ async def test_filled_rows_are_what_inboxes_orders_and_statistics_show(database_
     await pool.aclose()
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_quick_run_answers_every_question_and_drops_a_day(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()

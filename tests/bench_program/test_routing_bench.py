@@ -66,6 +66,7 @@ def test_change_aim_is_about_the_slowest(longest: float, met: bool) -> None:
     assert [aim.met for aim in findings.aims] == [met]
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 def test_quick_run_of_routing_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()

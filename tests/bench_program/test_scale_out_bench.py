@@ -13,6 +13,7 @@ from bench.kit.report import Result
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.bench
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_quick_run_measures_layouts_on_one_node_and_on_three_and_watches_shards_spread(
