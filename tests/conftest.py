@@ -58,7 +58,9 @@ POSTGRES_KINDS = ["embedded", pytest.param("debian", marks=needs_debian_postgres
 
 
 # What Hypothesis measures in seconds says more about who else uses the machine than about our code.
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "shared-machine", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shared-machine")
 
 

@@ -392,7 +392,7 @@ CHANCE = st.floats(0, 1, exclude_max=True)
     chance=st.tuples(CHANCE, CHANCE),
     priority=st.integers(1, 10),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_the_choice_is_one_the_explanation_would_not_have_dropped(
     agents: list[Agent],
     outstanding: dict[str, int],
