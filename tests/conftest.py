@@ -5,13 +5,15 @@ They start once per session, in a temporary directory of their own, on free port
 """
 
 import asyncio
+import faulthandler
 import glob
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -31,6 +33,8 @@ from broker.servers.valkey import EmbeddedValkey
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
 QUICK_BYTES_MIN = 4 * 1024**3
+HANGING_S = 240.0
+STDERR = pytest.StashKey[int]()
 GUARD = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -75,6 +79,31 @@ def pytest_configure(config: pytest.Config) -> None:
     place = _quick_place()
     if place is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
+    config.stash[STDERR] = os.dup(2)  # Tests run with another one.
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process, as one failure, where a test goes on after its timeout: its teardown hangs, say.
+
+    pytest-timeout raises once, in the test; without this a single hang is a run that never ends.
+    """
+    marked = item.get_closest_marker("timeout")
+    allowed = float(marked.args[0]) if marked else float(str(item.config.getini("timeout")))
+    watch = threading.Timer(allowed + HANGING_S, _end_a_hang, (item.nodeid, item.config.stash[STDERR]))
+    watch.daemon = True
+    if allowed:
+        watch.start()
+    try:
+        return (yield)
+    finally:
+        watch.cancel()
+
+
+def _end_a_hang(test: str, stderr: int) -> None:
+    os.write(stderr, f"\n{test} hangs, and does not end by its timeout:\n".encode())
+    faulthandler.dump_traceback(stderr)
+    os._exit(1)
 
 
 # --- the whole broker, one per session ----------------------------------------------------------------
