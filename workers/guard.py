@@ -11,6 +11,7 @@ What is lost when a shard changes its owner: the counts of loops and roots begin
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -41,6 +42,11 @@ RETRY_S: Final = 0.5
 FULL_FOR_MS: Final = 5_000
 """A full inbox counts as full for this long at the doors, unless its router says so again."""
 FULL_RENEWED_MS: Final = 2_000
+FULL_LOOKS_MAX: Final = 64
+"""Full inboxes looked into with every poll, those first that have waited longest: each costs six commands.
+With more of them than that, one that was emptied is open again the later; of 10,000 after 40 s."""
+FULL_RENEWALS_MAX: Final = FULL_INBOXES_MAX // 5
+"""Renewed with every poll, a field each. So all that are listed are renewed in time."""
 LOOKS_AT_ONCE_MAX: Final = 100
 INBOXES_WATCHED_MAX: Final = 250_000
 """Inboxes watched, some 200 bytes each; at it all of them are looked into anew."""
@@ -101,7 +107,7 @@ class Guard:
         self._inboxes: dict[str, InboxWatch] = {}
         self._due: set[str] = set()
         self._full: dict[str, int] = {}
-        """Full inboxes, and when the doors were told last."""
+        """Full inboxes, and when the doors were told last; who waits for a look for longest comes first."""
         self._found = Found({}, [])
         self._untold_trips: dict[str, Trip] = {}
         self._untold_roots: set[str] = set()
@@ -255,8 +261,20 @@ class Guard:
         for agent_id in found.full if found is not None else ():
             if agent_id not in self._full and shard_of(agent_id, self._rules.shards) in here:
                 self._full[agent_id] = 0
-        self._due.update(self._full)
+        self._due.update(islice(self._full, FULL_LOOKS_MAX))
+        await self._renew(now_ms)
         await self._tell_ways(now_ms)
+
+    async def _renew(self, now_ms: int) -> None:
+        """Tell the doors again of inboxes that are full as far as anybody knows: they open after a look."""
+        stale = [
+            agent_id
+            for agent_id, told_ms in self._full.items()
+            if now_ms - told_ms >= FULL_RENEWED_MS and agent_id not in self._due
+        ][:FULL_RENEWALS_MAX]
+        if stale:
+            await self._book.fill(dict.fromkeys(stale, now_ms + FULL_FOR_MS))
+            self._full.update(dict.fromkeys(stale, now_ms))
 
     def _raise_barriers(self) -> None:
         trips = {trip.id: trip for trip in (*self._found.trips, *self._untold_trips.values())}
@@ -329,14 +347,15 @@ class Guard:
         for number, (agent_id, inbox) in enumerate(inboxes):
             sizes = replies[number * 2 * len(LANES) : (number + 1) * 2 * len(LANES)]
             inbox.looked(Held(sum(sizes[::2]), sum(size or 0 for size in sizes[1::2])))
+            told_ms = self._full.pop(agent_id, None)
             if not inbox.is_full:
-                if self._full.pop(agent_id, None) is not None:
+                if told_ms is not None:
                     opened.append(agent_id)
-            elif now_ms - self._full.get(agent_id, 0) >= FULL_RENEWED_MS and (
-                agent_id in self._full or len(self._full) < FULL_INBOXES_MAX
-            ):
-                self._full[agent_id] = now_ms
-                filled[agent_id] = now_ms + FULL_FOR_MS
+            elif told_ms is not None or len(self._full) < FULL_INBOXES_MAX:
+                if told_ms is None or now_ms - told_ms >= FULL_RENEWED_MS:
+                    told_ms = now_ms
+                    filled[agent_id] = now_ms + FULL_FOR_MS
+                self._full[agent_id] = told_ms
         if filled or opened:
             await self._book.fill(filled, opened)
 

@@ -19,10 +19,10 @@ from broker.streams.link import Link
 from schema.agent import Agent
 from schema.errors import StreamsUnavailable
 from schema.ids import new_id
-from schema.message import Status
+from schema.message import Lane, Status
 from schema.trip import LOOP_TYPE
 from workers import guard as guarding
-from workers.guard import Guard, GuardRules
+from workers.guard import FULL_LOOKS_MAX, Guard, GuardRules
 
 FULL = (Status.FAILED, "inbox_full")
 LOOP = (Status.FAILED, "loop")
@@ -117,6 +117,38 @@ async def test_full_inboxes_stay_closed_at_the_doors_when_as_many_are_listed_as_
     async with asyncio.timeout(10):
         while (await book.read()).full[agent.id] == first_ms:  # noqa: ASYNC110  # nothing to wait on
             await asyncio.sleep(0.02)
+
+
+async def test_of_many_full_inboxes_few_are_looked_into_at_a_time_and_all_stay_closed_until_they_are(
+    world: World, book: BarrierBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarding, "FULL_RENEWED_MS", 0)
+    agents = {(agent := world.agent()).id: agent for _ in range(1_000)}
+    with world.raw.pipeline(transaction=False) as pipeline:
+        for agent_id in agents:
+            pipeline.xadd(world.keys[0].mailbox(agent_id, Lane.NORMAL), {"m": "x"})
+        pipeline.execute()
+    link = Link(world.url, name="guard")
+    rules = GuardRules(shards=1, quota=Quota(messages=1))
+    guard = Guard(link, world.publisher, ServerClock(), rules, find_agent=agents.get)
+    guard._due.update(agents)
+    await guard._look()
+    before = (await book.read()).full
+    assert set(before) == set(agents)
+    guard._inboxes.clear()
+    await asyncio.sleep(0.002)  # what is told again is told a millisecond later at least
+    await guard._poll()
+    await guard._look()
+    assert len(guard._inboxes) == FULL_LOOKS_MAX
+    after = (await book.read()).full
+    assert all(after[agent_id] > before[agent_id] for agent_id in agents)
+    # Each has its turn: all that were emptied meanwhile are open again after so many polls.
+    world.raw.delete(*keys_of(world.raw, "ab:*:inbox:*"))
+    for _ in range(-(-len(agents) // FULL_LOOKS_MAX)):
+        await guard._poll()
+        await guard._look()
+    assert not (await book.read()).full
+    await link.close()
 
 
 async def test_a_trip_nobody_can_read_stops_no_router(world: World, book: BarrierBook) -> None:
