@@ -38,6 +38,10 @@ _REFUSED: Final = {
     reason: metrics.REFUSED.child(reason=reason)
     for reason in ("inbox_full", "loop", "killed", "overloaded", "key_rate", "pair_rate")
 }
+_WHO_PUBLISHES: Final = {
+    "key_rate": "this key publishes",
+    "pair_rate": "this sender publishes to this recipient",
+}
 _SHEDDING: Final = metrics.SHEDDING.child()
 
 
@@ -111,21 +115,35 @@ class Gatekeeper:
     def spend(self, key: str | None, envelope: Envelope) -> None:
         """Count a message against the rates of its key (None: an operator's, not counted) and of its pair.
 
-        Raises: RateLimited; nothing was counted then.
+        Raises: RateLimited; nothing was counted against them then.
         """
+        excess = self._excess(key, envelope)
+        if excess is not None:
+            rate, wait_ms = excess
+            _REFUSED[rate].inc()
+            raise RateLimited(
+                f"{_WHO_PUBLISHES[rate]} faster than it may", retry_after_s=max(1, math.ceil(wait_ms / 1_000))
+            )
+
+    def try_to_spend(self, key: str | None, envelope: Envelope) -> bool:
+        """Do what `spend` does, but tell whether the message is within its rates; one that is not does not
+        count as refused: it is `spend` that refuses."""
+        return self._excess(key, envelope) is None
+
+    def _excess(self, key: str | None, envelope: Envelope) -> tuple[str, float] | None:
+        """Count a message; of one over a rate return which rate, and for how many ms, and count nothing."""
         if not self.has_rates or key is None:
-            return
+            return None
         now_ms = self._loop.time() * 1_000
         if self._keys.is_on and (wait_ms := self._keys.take(key, now_ms)) > 0:
-            _REFUSED["key_rate"].inc()
-            raise _too_fast("this key publishes", wait_ms)
+            return "key_rate", wait_ms
         sender, recipient = envelope.from_agent_id, envelope.to_agent_id
         if self._pairs.is_on and sender is not None and recipient is not None:
             wait_ms = self._pairs.take((sender, recipient), now_ms)
             if wait_ms > 0:
                 self._keys.give_back(key)
-                _REFUSED["pair_rate"].inc()
-                raise _too_fast("this sender publishes to this recipient", wait_ms)
+                return "pair_rate", wait_ms
+        return None
 
     # --- beside them ------------------------------------------------------------------------------------
 
@@ -201,7 +219,3 @@ class Gatekeeper:
 
 def _rates(per_s: int) -> Rates:
     return Rates(per_s=per_s, burst=per_s * BURST_S, buckets_max=RATE_BUCKETS_MAX)
-
-
-def _too_fast(what: str, wait_ms: float) -> RateLimited:
-    return RateLimited(f"{what} faster than it may", retry_after_s=max(1, math.ceil(wait_ms / 1_000)))

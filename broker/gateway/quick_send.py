@@ -128,19 +128,9 @@ class QuickSend:
         if request.from_agent_id not in (None, sender) or not is_new(services, request):
             return None
         envelope = accept_at_once(services, request, sender, from_ms(services.now_ms()))
-        if envelope is None or not within_rates(services, principal, envelope):
+        if envelope is None or not services.gatekeeper.try_to_spend(principal.metered, envelope):
             return None
         return request, envelope
-
-
-def within_rates(services: Services, principal: Principal, envelope: Envelope) -> bool:
-    """Count a message against its rates; tell whether it is within them. Else the ordinary way says why not:
-    nothing was counted."""
-    try:
-        services.gatekeeper.spend(principal.metered, envelope)
-    except BrokerError:
-        return False
-    return True
 
 
 def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Principal | None:

@@ -362,6 +362,25 @@ async def test_a_recipient_that_closes_is_heard_of_the_short_way_too(
         assert (await sender.post(QUICK, json=to())).status_code == 403
 
 
+async def test_what_is_too_fast_for_the_short_way_is_refused_and_counted_once(
+    streams_url: str, database_url: str, taken: list[str]
+) -> None:
+    refused = metrics.REFUSED.child(reason="key_rate")
+    async with held(settings_for(streams_url, database_url, key_rate_per_s=5)) as gateway:
+        await until_ready(gateway)
+        async with calling(gateway) as http:
+            own = (await http.post("/api/agents", json={"name": "to"})).json()
+        async with calling(gateway, own["api_key"]) as sender:
+            await until_taken(taken, lambda: sender.post(QUICK, json=to()))
+            before = refused.value
+            for _ in range(TRIES):
+                reply = await sender.post(QUICK, json=to())
+                if reply.status_code != 202:
+                    break
+    assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limited")
+    assert refused.value == before + 1
+
+
 async def test_without_authentication_nothing_goes_the_short_way(
     streams_url: str, database_url: str, taken: list[str]
 ) -> None:
