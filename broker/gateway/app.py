@@ -69,7 +69,7 @@ def short_ways(services: Services, operations: Sequence[Operation]) -> dict[byte
     if not services.settings.require_authentication:
         return NO_WAYS  # another site's page might be asking, and the framework's way finds out
     by_name = {operation.name: operation for operation in operations}
-    beats: dict[bytes, ShortWay] = {PATH.encode(): QuickBeat(services, by_name["sendHeartbeat"])}
+    beats: dict[bytes, ShortWay] = {PATH.encode(): QuickBeat(services, by_name["sendHeartbeat"]).take}
     return ways_of_sending(services, by_name["sendMessage"]) | beats
 
 

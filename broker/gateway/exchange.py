@@ -10,7 +10,7 @@ It knows how replies are written, and nothing of what is in them.
 import asyncio
 from collections.abc import Callable, Coroutine
 from time import perf_counter
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -18,14 +18,6 @@ from broker.gateway import errors
 from broker.gateway.operation import Operation
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError
-
-
-class ShortWay(Protocol):
-    """One operation, as far as it can be served without the framework."""
-
-    def take(self, exchange: "Exchange") -> bool:
-        """See that the request is answered; False: the framework shall do it, and nothing was done here."""
-        ...
 
 
 class Counted:
@@ -123,5 +115,9 @@ class Exchange:
         logs.error("gateway.failed", error=error, request_id=request_id, method="POST", path=path)
         return self.refuse(errors.Internal(errors.LOGGED))
 
+
+ShortWay = Callable[[Exchange], bool]
+"""One operation, as far as it can be served without the framework. It sees that the request is answered;
+False: the framework shall do it, and nothing was done here."""
 
 NO_WAYS: Final[dict[bytes, ShortWay]] = {}

@@ -9,7 +9,6 @@ What it must not do is decide: each of its questions has the answer "yes", or "a
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -43,17 +42,11 @@ _UNUSUAL: Final = (b"x-agent-id", b"idempotency-key", b"content-encoding")
 def ways_of_sending(services: Services, operation: Operation) -> dict[bytes, ShortWay]:
     """Return the short ways by their targets."""
     send = QuickSend(services, operation)
-    accepted, recorded = _Way(send.accepted), _Way(send.recorded)
     return {
-        b"/api/messages?wait=accepted": accepted,
-        b"/api/messages?wait=recorded": recorded,
-        b"/api/messages": recorded,  # which is what it means
+        b"/api/messages?wait=accepted": send.accepted,
+        b"/api/messages?wait=recorded": send.recorded,
+        b"/api/messages": send.recorded,  # which is what it means
     }
-
-
-class _Way:
-    def __init__(self, take: Callable[[Exchange], bool]) -> None:
-        self.take = take
 
 
 class QuickSend:

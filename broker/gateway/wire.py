@@ -171,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
         before = self.cycle
         self.cycle = exchange  # type: ignore[assignment]  # has what is asked of a cycle
         try:
-            taken = way.take(exchange)
+            taken = way(exchange)
         except Exception as error:  # the top of the request: a bug of ours
             exchange.fail(error, path=self.url.partition(b"?")[0].decode("latin-1"))
             taken = True

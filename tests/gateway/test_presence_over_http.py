@@ -85,17 +85,24 @@ async def test_many_agents_are_heard_of_at_once_and_only_by_whoever_may_say_so(
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "agent_mismatch")
 
 
-async def test_an_agents_own_heartbeat_is_the_same_with_and_without_the_framework(
-    gateway: Running, register: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agent, taken = await register("pulse"), []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return what the short way answers. Named before `gateway`, which takes the way as it starts."""
+    answers: list[bool] = []
     take = QuickBeat.take
 
     def noted(self: QuickBeat, exchange: Exchange) -> bool:
-        taken.append(take(self, exchange))
-        return taken[-1]
+        answers.append(take(self, exchange))
+        return answers[-1]
 
     monkeypatch.setattr(QuickBeat, "take", noted)
+    return answers
+
+
+async def test_an_agents_own_heartbeat_is_the_same_with_and_without_the_framework(
+    taken: list[bool], gateway: Running, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await register("pulse")
     counted = metrics.HTTP_REQUESTS.child(operation="sendHeartbeat", status="2xx")
     async with calling(gateway, agent["api_key"]) as own:
 
