@@ -31,7 +31,6 @@ from schema import limits
 from schema.dead_letter import DeadLetter, ReplayReply, ReplayRequest, Skip
 from schema.errors import (
     NotAContact,
-    NotFound,
     RateLimited,
     RecipientDisabled,
     Unavailable,
@@ -216,10 +215,11 @@ async def _filter(
     limit: int,
 ) -> DeadLetterFilter:
     """Return what is asked for, agents by id. Raises: NotFound for one that does not exist, AgentMismatch."""
+    agents = call.services.agents
     return DeadLetterFilter(
         agent_id=await _whose(call, given.agent_id),
-        from_agent_id=await _agent(call.services, given.from_agent_id),
-        to_agent_id=await _agent(call.services, given.to_agent_id),
+        from_agent_id=await agents.named_if_given(given.from_agent_id),
+        to_agent_id=await agents.named_if_given(given.to_agent_id),
         reason=given.reason,
         message_type=given.message_type,
         since=given.since and as_utc(given.since),
@@ -237,20 +237,7 @@ async def _whose(call: Call[Any, Any], named: str | None) -> str | None:  # any 
     if call.principal.agent_id is not None:
         return await acting_agent(call, named)
     # An empty name is nobody's, not everybody's.
-    reference = call.claimed_agent if named is None else named
-    if reference is None:
-        return None
-    return await _agent(call.services, reference)
-
-
-async def _agent(services: Services, reference: str | None) -> str | None:
-    """Return the id of an agent by its id or name. Raises: NotFound."""
-    if reference is None:
-        return None
-    found = await services.agents.find(reference)
-    if found is None:
-        raise NotFound(f"no agent is known as {reference[:80]!r}")
-    return found
+    return await call.services.agents.named_if_given(call.claimed_agent if named is None else named)
 
 
 def _check_times(given: ListDeadLetters | ReplayRequest, faults: Faults) -> None:

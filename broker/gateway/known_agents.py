@@ -20,7 +20,14 @@ from broker.streams.keys import REGISTRY
 from broker.streams.registry import RegistryFollower
 from broker.telemetry import logs
 from schema.agent import Agent
-from schema.errors import Rejected, StoreUnavailable, StreamsFull, StreamsUnavailable, UnknownRecipient
+from schema.errors import (
+    NotFound,
+    Rejected,
+    StoreUnavailable,
+    StreamsFull,
+    StreamsUnavailable,
+    UnknownRecipient,
+)
 from schema.ids import is_id
 from schema.limits import AGENT_NAME_CHARS_MAX
 
@@ -82,6 +89,17 @@ class KnownAgents:
         agent = await self.record(reference)
         return None if agent is None else agent.id
 
+    async def named(self, reference: str) -> str:
+        """Return the id of the agent somebody asks about. Raises: NotFound; StoreUnavailable."""
+        found = await self.find(reference)
+        if found is None:
+            raise NotFound(not_known(reference))
+        return found
+
+    async def named_if_given(self, reference: str | None) -> str | None:
+        """Return what `named` does of a filter that may be left out. Raises: NotFound; StoreUnavailable."""
+        return None if reference is None else await self.named(reference)
+
     async def find_or_trust(self, reference: str) -> str | None:
         """Return what `find` does, and a UUID as it is while Postgres is away: publishing goes on meanwhile.
 
@@ -100,7 +118,7 @@ class KnownAgents:
         """Return the id an operator sends as. Raises: Rejected when there is none; StoreUnavailable."""
         found = await self.find_or_trust(reference)
         if found is None:
-            raise Rejected(f"no agent is known as {reference[:80]!r}", field="from_agent_id")
+            raise Rejected(not_known(reference), field="from_agent_id")
         return found
 
     async def recipient(self, reference: str) -> str:
@@ -110,7 +128,7 @@ class KnownAgents:
         """
         found = await self.find_or_trust(reference)
         if found is None:
-            raise UnknownRecipient(f"no agent is known as {reference[:80]!r}", field="to_agent_id")
+            raise unknown_recipient(reference)
         return found
 
     async def run(self) -> None:
@@ -166,6 +184,16 @@ class KnownAgents:
             self._forget_all()
         self._cached[agent.id] = (agent, time.monotonic())
         self._ids[agent.name] = agent.id
+
+
+def not_known(reference: str) -> str:
+    """Say that there is no such agent."""
+    return f"no agent is known as {reference[:80]!r}"
+
+
+def unknown_recipient(reference: str) -> UnknownRecipient:
+    """Return what whoever sends to nobody is told."""
+    return UnknownRecipient(not_known(reference), field="to_agent_id")
 
 
 def _key(reference: str) -> str:

@@ -22,7 +22,7 @@ from broker.store import messages as stored_messages
 from broker.store.messages import MessageFilter
 from broker.telemetry import metrics
 from schema import limits
-from schema.errors import AgentMismatch, Conflict, NotFound, StoreUnavailable
+from schema.errors import AgentMismatch, Conflict, StoreUnavailable
 from schema.http import RouteView
 from schema.ids import is_id, made_ms, new_id
 from schema.ledger import Progress, Receipt
@@ -208,8 +208,8 @@ async def list_(call: Call[None, ListMessages]) -> Reply:
     """List messages, ordered by priority and age. An agent's own key sees what it sent or got; without
     `from_agent_id` and `to_agent_id` that means what it got, and of a conversation both."""
     services, query = call.services, call.query
-    sender = await _listed(services, query.from_agent_id)
-    recipient = await _listed(services, query.to_agent_id)
+    sender = await services.agents.named_if_given(query.from_agent_id)
+    recipient = await services.agents.named_if_given(query.to_agent_id)
     own, party = call.principal.agent_id, None
     if own is not None and own not in (sender, recipient):
         if (sender, recipient) != (None, None):
@@ -262,16 +262,6 @@ async def _visible(call: Call[None, NoQuery]) -> MessageView:
     message_id = call.path["message_id"].lower()
     row = await stored_messages.get(call.services.pool, message_id) if is_id(message_id) else None
     return require_visible(call.principal, row)
-
-
-async def _listed(services: Services, reference: str | None) -> str | None:
-    """Return the id behind a filter. Raises: NotFound for an agent that does not exist."""
-    if reference is None:
-        return None
-    found = await services.agents.find(reference)
-    if found is None:
-        raise NotFound(f"no agent is known as {reference[:80]!r}")
-    return found
 
 
 def is_new(services: Services, request: SendRequest) -> bool:

@@ -71,9 +71,9 @@ async def set_switch(call: Call[KillSwitchRequest, NoQuery]) -> Reply:
     services, request = call.services, call.body
     agent_id = peer_id = None
     if request.agent_id is not None:
-        agent_id = await _agent(call, request.agent_id)
+        agent_id = await call.services.agents.named(request.agent_id)
     if request.peer_id is not None:
-        peer_id = await _agent(call, request.peer_id)
+        peer_id = await call.services.agents.named(request.peer_id)
         assert agent_id is not None
         agent_id, peer_id = sorted((agent_id, peer_id))
     view = KillSwitchView(
@@ -98,13 +98,6 @@ async def take_switch_away(call: Call[None, NoQuery]) -> Reply:
         raise NotFound("no such kill switch")
     await _tell(call)
     return Reply(body=KillSwitchOff(success=True, kill_switch_id=switch_id))
-
-
-async def _agent(call: Call[KillSwitchRequest, NoQuery], reference: str) -> str:
-    found = await call.services.agents.find(reference)
-    if found is None:
-        raise NotFound(f"no agent is known as {reference[:80]!r}")
-    return found
 
 
 async def _tell(call: Call[Any, NoQuery]) -> None:  # any body

@@ -15,11 +15,12 @@ import math
 from typing import Final
 
 from broker.core.contacts import STRANGERS, Standing, may_ask, may_write
+from broker.gateway.known_agents import unknown_recipient
 from broker.gateway.services import Services
 from broker.store import messages as stored_messages
 from broker.telemetry import metrics
 from schema.agent import Agent, AgentStatus, ContactPolicy
-from schema.errors import NotAContact, RateLimited, RecipientDisabled, StoreUnavailable, UnknownRecipient
+from schema.errors import NotAContact, RateLimited, RecipientDisabled, StoreUnavailable
 from schema.ids import is_id
 from schema.limits import CONTACT_REQUESTS_PER_HOUR_MAX
 from schema.message import MessageView
@@ -54,7 +55,7 @@ async def addressed(services: Services, reference: str) -> tuple[str, Agent | No
             raise
         return agent_id, None
     if agent is None:
-        raise UnknownRecipient(f"no agent is known as {reference[:80]!r}", field="to_agent_id")
+        raise unknown_recipient(reference)
     return agent.id, agent
 
 

@@ -164,10 +164,7 @@ async def _whose(call: Call[None, AgentQuery] | Call[None, InboxQuery], claimed:
         named = claimed if claimed is not None else call.claimed_agent
         if named is None:
             raise Rejected("agent_id: say whose inbox it is", field="agent_id")
-        found = await call.services.agents.find(named)
-        if found is None:
-            raise NotFound(f"no agent is known as {named[:80]!r}")
-        return found
+        return await call.services.agents.named(named)
     own = await acting_agent(call, claimed)
     assert own is not None
     return own

@@ -6,6 +6,7 @@ from broker.gateway.call import Call, Reply
 from broker.gateway.coordination.caller import SENDER, required_agent
 from broker.gateway.coordination.posting import post
 from broker.gateway.coordination.presence import seen
+from broker.gateway.known_agents import unknown_recipient
 from broker.gateway.messages import accept
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
@@ -13,7 +14,7 @@ from broker.store import agents as stored_agents
 from schema import limits
 from schema.agent import Agent
 from schema.codec import encode
-from schema.errors import Rejected, UnknownRecipient
+from schema.errors import Rejected
 from schema.message import SendRequest
 from schema.presence import PingContent, PingReply, PingRequest, PingTarget
 
@@ -67,5 +68,5 @@ async def other_agent(services: Services, reference: str, own_id: str) -> Agent:
         raise Rejected("to_agent_id: this is the sender itself", field="to_agent_id")
     agent = await stored_agents.get(services.pool, agent_id)
     if agent is None:
-        raise UnknownRecipient(f"no agent is known as {reference[:80]!r}", field="to_agent_id")
+        raise unknown_recipient(reference)
     return agent

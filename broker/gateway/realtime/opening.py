@@ -8,6 +8,7 @@ from broker.gateway.access import authorize
 from broker.gateway.call import Call, Reply, Scope
 from broker.gateway.channel import Channel, Kind
 from broker.gateway.coordination.caller import AGENT, required_agent
+from broker.gateway.known_agents import not_known
 from broker.gateway.reading import Faults
 from broker.gateway.realtime.answering import Answerer
 from broker.gateway.realtime.cursors import FROM_START, parse_event_id
@@ -116,6 +117,6 @@ async def _watched(services: Services, references: tuple[str, ...]) -> frozenset
     for reference in references:
         found = ALL if reference == ALL else await services.agents.find(reference)
         if found is None:
-            raise Rejected(f"watch: no agent is known as {reference[:80]!r}", field=WATCH)
+            raise Rejected(f"watch: {not_known(reference)}", field=WATCH)
         watched.add(found)
     return frozenset(watched)

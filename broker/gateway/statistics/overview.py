@@ -12,7 +12,7 @@ from broker.gateway.services import Services
 from broker.gateway.statistics.summary import summarize
 from broker.store import statistics
 from broker.store.partitions import day_of
-from schema.errors import NotFound, Unavailable
+from schema.errors import Unavailable
 from schema.limits import STATISTICS_DAYS_MAX, STATISTICS_MINUTES
 from schema.statistics import StatisticsReply, WorkOrderStatistics
 from schema.times import from_ms
@@ -75,13 +75,7 @@ async def _whose(call: Call[None, StatisticsQuery]) -> str | None:
     named = call.query.agent_id
     if call.principal.agent_id is not None:
         return await acting_agent(call, named)
-    reference = named or call.claimed_agent
-    if reference is None:
-        return None
-    found = await call.services.agents.find(reference)
-    if found is None:
-        raise NotFound(f"no agent is known as {reference[:80]!r}")
-    return found
+    return await call.services.agents.named_if_given(named or call.claimed_agent)
 
 
 async def _agents_online(services: Services) -> int | None:

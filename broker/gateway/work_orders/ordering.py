@@ -5,6 +5,7 @@ from broker.gateway.call import Call, Reply
 from broker.gateway.coordination.admission import addressed, admit
 from broker.gateway.coordination.caller import SENDER, required_agent
 from broker.gateway.idempotency import once
+from broker.gateway.known_agents import unknown_recipient
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.gateway.work_orders.checking import RequesterQuery
@@ -14,7 +15,7 @@ from broker.store import agents as stored_agents
 from broker.store.work_order_changes import Changed, Draft, create
 from broker.telemetry import metrics
 from schema.agent import AgentStatus
-from schema.errors import NotAccepting, Rejected, UnknownRecipient
+from schema.errors import NotAccepting, Rejected
 from schema.ids import new_id
 from schema.times import as_utc, to_ms
 from schema.work_order import MESSAGE_OFFER, WorkOrderRequest
@@ -68,7 +69,7 @@ async def _worker(services: Services, request: WorkOrderRequest, requester: str)
     # Read anew: whoever has just said that it takes no orders must not get one for half a minute.
     agent = await stored_agents.get(services.pool, agent_id)
     if agent is None:
-        raise UnknownRecipient(f"no agent is known as {request.to_agent_id[:80]!r}", field="to_agent_id")
+        raise unknown_recipient(request.to_agent_id)
     if agent.id == requester:
         raise Rejected("to_agent_id: nobody orders work of himself", field="to_agent_id")
     if not agent.accepts_work_orders or agent.status is AgentStatus.DISABLED:
