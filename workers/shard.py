@@ -27,6 +27,7 @@ from workers.delivery.delivery import Delivery, DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.rerouting import another_in
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.survival import Survival
 from workers.doorbell import Doorbell
 from workers.guard import Guard
 from workers.live_directory import LiveDirectory
@@ -51,6 +52,7 @@ class House(Struct, frozen=True):
     stats: DeliveryStats
     delivery_rules: DeliveryRules
     router_rules: RouterRules
+    survival: Survival
     drain_s: float
     guard: Guard | None = None
 
@@ -164,6 +166,7 @@ class Shard:
             stats=house.stats,
             replies=house.replies,
             another=another_in(house.directory.directory, house.clock.now_ms),
+            survival=house.survival,
         )
         self._spawn("deliver", self.delivery.run())
         self._spawn("deliver", self._answer_doorbell(self.delivery))

@@ -20,6 +20,7 @@ from workers.delivery.delivery import DeliveryRules
 from workers.delivery.endpoint import Allowance
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.survival import Survival
 from workers.guard import Guard, GuardRules
 from workers.live_directory import LiveDirectory
 from workers.router import RouterRules
@@ -69,6 +70,7 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         stats=DeliveryStats(pushed=directory.pushed),
         delivery_rules=_delivery_rules(settings),
         router_rules=RouterRules(shards=settings.shards, window_ms=settings.dedup_window_ms),
+        survival=Survival(link),
         drain_s=settings.drain_timeout_ms / 1000,
         guard=Guard(
             link, publisher, process.clock, _guard_rules(settings), find_agent=directory.directory.get
@@ -118,6 +120,7 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(shard.run()) for shard in shards]
         background.append(group.create_task(house.directory.run()))
+        background.append(group.create_task(house.survival.run()))
         if "route" in trades:
             background.append(group.create_task(guard.run()))
         holding = [group.create_task(tenancy.run(process.stopping)) for tenancy in tenancies.values()]

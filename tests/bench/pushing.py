@@ -20,6 +20,7 @@ from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, open_connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
+from broker.streams.link import Link
 from broker.streams.ownership import Lease
 from broker.transport.client import Answer, Deadlines, Failure, PushClient
 from schema.agent import Agent
@@ -30,6 +31,7 @@ from workers.delivery.endpoint import Endpoint
 from workers.delivery.items import Mailbox, item_of
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.survival import Survival
 
 IN_HAND: Final = 400
 """Messages under way at a time: two for every port of the sink."""
@@ -202,6 +204,7 @@ class DeliveredPosts:
                 rules=DeliveryRules(deadlines=Deadlines()),
                 stats=DeliveryStats(pushed=heard.__setitem__),
                 replies=Replies(publisher),
+                survival=Survival(Link(redis_url, name="bench")),
             )
             running = asyncio.ensure_future(delivery.run())
             try:

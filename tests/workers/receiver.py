@@ -37,7 +37,8 @@ class Receiver:
         self.under_way_most = 0
         self.port = 0
         self._changed = asyncio.Condition()
-        self._links: set[asyncio.Task[None]] = set()
+        self._links: dict[asyncio.Task[None], int] = {}
+        """What serves a connection, and the port of who has made it."""
         self._gate = asyncio.Event()
         self._gate.set()
 
@@ -63,17 +64,30 @@ class Receiver:
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: true(self))
 
+    async def cut(self) -> None:
+        """End every connection that was made so far, also those that nobody has accepted yet."""
+        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        port = writer.get_extra_info("sockname")[1]
+        # They are accepted in the order they were made, so this is the last.
+        await self.until(lambda it: port in it._links.values())
+        links = tuple(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.wait(links)
+        writer.close()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._links.add(task)
+        self._links[task] = writer.get_extra_info("peername")[1]
+        await self._note()
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while True:
                     await self._serve_one(reader, writer)
         finally:
             writer.transport.abort()
-            self._links.discard(task)
+            del self._links[task]
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

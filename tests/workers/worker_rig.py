@@ -34,6 +34,7 @@ from schema.message import LANES, Envelope, Lane, Status
 from workers.delivery.delivery import DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.survival import Survival
 from workers.guard import Guard, GuardRules
 from workers.router import RouterRules
 from workers.shard import House, Shard
@@ -230,8 +231,10 @@ class Site:
         async with await open_connection(world.url, name="test") as connection:
             await clock.measure(connection)
         publisher = Publisher(world.url, shards=world.shards)
+        self._link = Link(world.url, name="site")
+        survival = Survival(self._link)
+        self._tasks.append(asyncio.ensure_future(survival.run()))
         if world.guard_rules is not None:
-            self._link = Link(world.url, name="guard")
             find = world.live.directory.get
             self.guard = Guard(self._link, publisher, clock, world.guard_rules, find_agent=find)
             self.guard.routed_here = lambda: {
@@ -248,6 +251,7 @@ class Site:
             stats=DeliveryStats(pushed=world.live.pushed),
             delivery_rules=DeliveryRules(**({"deadlines": DEADLINES, "scale": world.scale} | world.rules)),
             router_rules=RouterRules(shards=world.shards, window_ms=world.window_ms),
+            survival=survival,
             drain_s=10,
             guard=self.guard,
         )

@@ -38,6 +38,7 @@ from workers.delivery.rerouting import Another, Rerouting
 from workers.delivery.rounds import Rounds
 from workers.delivery.settler import Settler
 from workers.delivery.stats import DeliveryStats
+from workers.delivery.survival import Survival
 from workers.delivery.trials import Trials
 
 __all__ = ["Delivery", "DeliveryRules"]
@@ -61,6 +62,7 @@ class Delivery:
         stats: DeliveryStats,
         replies: Replies,
         another: Another,
+        survival: Survival,
     ) -> None:
         self.lease = lease
         self.stats = stats
@@ -102,7 +104,7 @@ class Delivery:
             on_disabled=self._disabled,
             on_error=self.fail,
         )
-        self._trials = Trials(connection, keys, owner=self._owner(), on_error=self.fail)
+        self._trials = Trials(connection, keys, owner=self._owner(), survival=survival, on_error=self.fail)
         self.collector = Collector(
             connection,
             keys,
@@ -139,6 +141,7 @@ class Delivery:
         """Stop. Results that still come are dropped: whoever owns the shard next sends those again."""
         self.dispatch.close()
         self._settler.close()
+        self._trials.close()
         if not self.failed.done():
             self.failed.cancel()
 

@@ -1,18 +1,18 @@
 """What follows from the result of one attempt. Pure: time and chance come in as arguments."""
 
-from base64 import b64encode
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from broker.core.quarantine import set_aside
 from broker.core.retry import Decision, Verdict, classify, next_attempt, retry_after_ms
 from broker.telemetry import logs, metrics
 from broker.transport.client import Answer, Failure, FailureKind
 from schema.agent import Agent
 from schema.delivery import Attempt, AttemptStatus
 from schema.ledger import Event, EventKind
-from schema.limits import QUARANTINED_BYTES_MAX, RESPONSE_KEPT_BYTES_MAX
+from schema.limits import RESPONSE_KEPT_BYTES_MAX
 from schema.message import Reason, Status
 from workers.delivery.items import Item
 
@@ -93,15 +93,7 @@ def quarantined(mailbox: str, entry: str, raw: bytes, *, detail: str, now_ms: in
     """Return the event that keeps the bytes of an entry that is no message."""
     metrics.QUARANTINED.child().inc()
     logs.warning("deliver.quarantined", stream=mailbox, entry=entry, detail=detail)
-    return Event(
-        kind=EventKind.QUARANTINED,
-        id=entry,
-        at_ms=now_ms,
-        reason=Reason.MALFORMED.value,
-        detail=detail,
-        raw=b64encode(raw[:QUARANTINED_BYTES_MAX]).decode(),
-        stream=mailbox,
-    )
+    return set_aside(raw, stream=mailbox, entry=entry, detail=detail, now_ms=now_ms)
 
 
 def _delivered(item: Item, answer: Answer, *, number: int, now_ms: int) -> Outcome:

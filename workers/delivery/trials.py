@@ -10,20 +10,21 @@ buried.
 
 So a message that kills every time costs SUSPICIOUS_DEATHS + POISON_DEATHS workers (of which some may die for
 other reasons), an innocent one that was beside it is delivered, and an owner that lives for CALM_MS suspects
-nobody any more. A connection that fails and is made again by the same process is no death.
+nobody any more. A lease or a connection that is lost is no death: who lives on takes it back (`survival`).
 """
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
+from broker.streams.scripts import BEGIN
 from broker.telemetry import logs
 from schema.errors import BrokerError, StreamsFull
 from workers.delivery.items import Item
+from workers.delivery.survival import Survival
 
 SUSPICIOUS_DEATHS: Final = 2
 POISON_DEATHS: Final = 5
@@ -36,36 +37,46 @@ class Trials:
     """The suspicions of one delivery owner. `is_on` False: it has none, and nothing here is to be asked."""
 
     def __init__(
-        self, connection: Connection, keys: Keys, *, owner: str, on_error: Callable[[BrokerError], None]
+        self,
+        connection: Connection,
+        keys: Keys,
+        *,
+        owner: str,
+        survival: Survival,
+        on_error: Callable[[BrokerError], None],
     ) -> None:
         self.is_on = False
         self._connection = connection
         self._keys = keys
         self._owner = owner
+        self._survival = survival
         self._on_error = on_error
+        self._has_begun = False
+        """Whether it says in Redis that this owner has begun, and nothing of its end."""
         self._deaths: dict[str, int] = {}
         """Deaths counted against messages, by their place."""
         self._suspects: deque[tuple[Item, Callable[[], None]]] = deque()
         self._on_trial: str | None = None
+        self._noted_here: set[str] = set()
+        """Places this owner has noted and not struck out again."""
         self._calm_ms = 0
 
     async def begin(self, now_ms: int) -> None:
-        """Say that this owner has begun, and look how the last one ended. Raises: StreamsUnavailable."""
-        keys, send = self._keys, self._connection.send
-        before: bytes | None = await send("GET", keys.deliverer)
-        if before is not None and before.decode() == self._owner:
-            # This process has lost its connection, not its life: what was under way is not to blame.
-            await send("DEL", keys.trials)
-            deaths = int(await send("GET", keys.deaths) or 0)
-        else:
-            deaths = 0 if before is None else await self._count_death()
-            # Redis at its memory limit must not keep deliveries, which free memory, from beginning: the next
-            # owner then finds the word of an older one, and counts a death too many.
-            with suppress(StreamsFull):
-                await send("SET", keys.deliverer, self._owner)
+        """Say that this owner has begun, and look how the last one ended.
+
+        Raises: Fenced, StreamsUnavailable.
+        """
+        keys = self._keys
+        await self._survival.tell(self._connection, keys.shard)
+        deaths: int = await self._connection.evaluate(
+            BEGIN,
+            (keys.owner("deliver"), keys.deliverer, keys.deaths, keys.trials),
+            *(self._owner, CALM_MS),
+        )
+        self._has_begun = True
         if deaths < SUSPICIOUS_DEATHS:
             return
-        found = await send("HGETALL", keys.trials)
+        found = await self._connection.send("HGETALL", keys.trials)
         self._deaths = {
             place.decode(): int(count) for place, count in zip(found[::2], found[1::2], strict=True)
         }
@@ -75,9 +86,19 @@ class Trials:
 
     async def end(self) -> None:
         """Say that this owner ends in good order, while the lease is still its own."""
-        # Redis away: the next owner takes it for a death, of which one does no harm.
-        with suppress(BrokerError):
+        try:
             await self._connection.send("DEL", self._keys.deliverer, self._keys.deaths, self._keys.trials)
+        except BrokerError as error:
+            # The next owner takes it for a death, of which one does no harm, unless `close` can still tell.
+            logs.warning("delivery.end_untold", shard=self._keys.shard, reason=error.message)
+        else:
+            self._has_begun = False
+
+    def close(self) -> None:
+        """See that it is said, if this owner has not ended in good order, that its process has not died."""
+        if self._has_begun:
+            self._has_begun = False
+            self._survival.lost(self._keys, self._owner, self._noted_here)
 
     def calm_down(self, now_ms: int) -> None:
         """Suspect nobody any more once this owner has lived for long."""
@@ -106,14 +127,6 @@ class Trials:
             self._on_trial = None
             self._next()
 
-    async def _count_death(self) -> int:
-        try:
-            deaths: int = await self._connection.send("INCR", self._keys.deaths)
-        except StreamsFull:
-            return int(await self._connection.send("GET", self._keys.deaths) or 0)
-        await self._connection.send("PEXPIRE", self._keys.deaths, CALM_MS)
-        return deaths
-
     def _next(self) -> None:
         if self._on_trial is None and self._suspects:
             item, go = self._suspects.popleft()
@@ -121,6 +134,7 @@ class Trials:
             self._note(item, go)
 
     def _note(self, item: Item, go: Callable[[], None]) -> None:
+        self._noted_here.add(item.place)
         command = ("HINCRBY", self._keys.trials, item.place, 1)
         self._connection.call(command, partial(self._noted, go))
 
@@ -133,7 +147,12 @@ class Trials:
 
     def _strike(self, item: Item) -> None:
         self._deaths.pop(item.place, None)
-        self._connection.call(("HDEL", self._keys.trials, item.place), self._answered)
+        self._connection.call(("HDEL", self._keys.trials, item.place), partial(self._struck, item.place))
+
+    def _struck(self, place: str, reply: Reply) -> None:
+        if not isinstance(reply, BrokerError):
+            self._noted_here.discard(place)
+        self._answered(reply)
 
     def _answered(self, reply: Reply) -> None:
         if isinstance(reply, BrokerError) and not isinstance(reply, StreamsFull):
