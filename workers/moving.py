@@ -4,7 +4,6 @@ Everything here happens between two turns of the loop: what is decided about a m
 still holds when it is sent, and `Mailbox.coming` keeps the mailbox open until the call is answered.
 """
 
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -12,6 +11,7 @@ from typing import Final
 from msgspec import UNSET
 
 from broker.core.parking import Signature
+from broker.core.quarantine import set_aside
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import ARRIVED, Keys
@@ -20,7 +20,6 @@ from broker.streams.moves import DUPLICATE, LANE_NUMBER, RouteBatch, call_route
 from broker.telemetry import logs, metrics
 from schema.codec import encode
 from schema.errors import BrokerError
-from schema.ledger import Event, EventKind
 from schema.limits import QUARANTINED_BYTES_MAX
 from schema.message import Lane, lane_of
 from schema.times import to_ms
@@ -169,18 +168,16 @@ class Mover:
         set aside whole)."""
         stream = self._keys.ingress[entry.lane]
         whole = len(entry.messages) == 1 or number is None
-        kept, size = placement.raw[:QUARANTINED_BYTES_MAX], len(placement.raw)
         detail = placement.detail[:500]
-        if len(kept) < size:
+        if (size := len(placement.raw)) > QUARANTINED_BYTES_MAX:
             detail += f" (the first {QUARANTINED_BYTES_MAX} of {size} bytes are kept)"
-        event = Event(
-            kind=EventKind.QUARANTINED,
-            id=entry.id if whole else f"{entry.id}/{number}",
-            at_ms=now_ms,
+        event = set_aside(
+            placement.raw,
+            stream=stream,
+            entry=entry.id if whole else f"{entry.id}/{number}",
             reason=placement.reason,
             detail=detail,
-            raw=b64encode(kept).decode(),
-            stream=stream,
+            now_ms=now_ms,
         )
         metrics.QUARANTINED.child().inc()
         logs.warning("route.quarantined", stream=stream, entry=entry.id, reason=placement.reason)

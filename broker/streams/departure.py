@@ -1,11 +1,11 @@
 """What lies in Redis for an agent that leaves: counting it, and ending it. The recorder tells the senders."""
 
-from base64 import b64encode
 from typing import Final
 
 import msgspec
 from msgspec import Raw, UnsetType
 
+from broker.core.quarantine import set_aside
 from broker.streams.connection import Argument, Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.scripts import DEPART
@@ -13,7 +13,6 @@ from schema.codec import decode_stored_envelope, encode
 from schema.errors import Rejected
 from schema.ids import shard_of
 from schema.ledger import Event, EventKind
-from schema.limits import QUARANTINED_BYTES_MAX
 from schema.message import LANES, Lane, Reason, Status
 
 BATCH_MAX: Final = 64
@@ -66,7 +65,8 @@ def _ending(agent_id: str, mailbox: str, entry: str, fields: list[bytes], now_ms
     try:
         message = decode_stored_envelope(raw)
     except (msgspec.MsgspecError, Rejected, UnicodeDecodeError):
-        return _unreadable(mailbox, entry, raw, now_ms)
+        detail = "found in the mailbox of a deleted agent"
+        return set_aside(raw, stream=mailbox, entry=entry, detail=detail, now_ms=now_ms)
     return Event(
         kind=EventKind.SETTLED,
         id=message.id,
@@ -77,17 +77,4 @@ def _ending(agent_id: str, mailbox: str, entry: str, fields: list[bytes], now_ms
         reason=Reason.RECIPIENT_DELETED.value,
         waiter=named[b"w"].decode() if b"w" in named else None,
         round=0 if isinstance(message.round, UnsetType) else message.round,
-    )
-
-
-def _unreadable(mailbox: str, entry: str, raw: bytes, now_ms: int) -> Event:
-    """Return the event that keeps the bytes of what is no message."""
-    return Event(
-        kind=EventKind.QUARANTINED,
-        id=entry,
-        at_ms=now_ms,
-        reason=Reason.MALFORMED.value,
-        detail="found in the mailbox of a deleted agent",
-        raw=b64encode(raw[:QUARANTINED_BYTES_MAX]).decode(),
-        stream=mailbox,
     )
