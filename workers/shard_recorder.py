@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from broker.core.bounce import counted_as
 from broker.core.fold import Rows, fold
 from broker.store import partitions
 from broker.store.pool import Pool
@@ -26,7 +27,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import Fenced, StoreUnavailable
 from schema.ledger import Receipt
-from schema.message import Reason, Status
+from schema.message import Status
 from workers.ledger_batch import Batch, Linger, ReadSize
 
 BLOCK_MS: Final = 500
@@ -40,7 +41,6 @@ _RECORDED: Final = metrics.MESSAGES.child(stage="record", outcome="recorded")
 _QUARANTINED: Final = metrics.MESSAGES.child(stage="record", outcome="quarantined")
 _SET_ASIDE: Final = metrics.QUARANTINED.child()
 _BAD: Final = (Status.FAILED, Status.EXPIRED)
-_REASONS: Final = frozenset(reason.value for reason in Reason)
 _SECONDS: Final = metrics.RECORD_SECONDS.child()
 _EVENTS: Final = metrics.RECORD_EVENTS.child()
 _UNAVAILABLE: Final = metrics.POSTGRES_ERRORS.child(kind="unavailable")
@@ -146,7 +146,7 @@ class ShardRecorder:
         _SET_ASIDE.inc(len(rows.quarantine))
         for row in rows.messages:
             if row.status in _BAD:
-                metrics.DEAD_LETTERS.child(reason=row.reason if row.reason in _REASONS else "other").inc()
+                metrics.DEAD_LETTERS.child(reason=counted_as(row.reason)).inc()
         receipts = [
             (gateway, Receipt(id, "recorded", progress=rows.progress.get(id)))
             for gateway, id in rows.waiting

@@ -95,11 +95,16 @@ def admit(tally: Tally, ends: Sequence[BadEnd], *, told_max: int) -> Sequence[Ba
     """Return the ends a sender is told of one by one; the rest goes into the tally, which is changed."""
     room = max(0, told_max - tally.told)
     for end in ends[room:]:
-        reason = end.reason if end.reason in _REASONS else OTHER_REASON
+        reason = counted_as(end.reason)
         tally.reasons[reason] = tally.reasons.get(reason, 0) + 1
         tally.held += 1
     tally.told += len(ends[:room])
     return ends[:room]
+
+
+def counted_as(reason: str | None) -> str:
+    """Return what a reason counts as: itself, or `OTHER_REASON` where it is in an agent's own words."""
+    return reason if reason in _REASONS else OTHER_REASON
 
 
 def bounce_of(end: BadEnd, *, bounce_id: str, now: datetime) -> Envelope:
