@@ -3,6 +3,9 @@
 It listens on a unix socket in a directory only its user may enter (no password asked there) and on 127.0.0.1
 with a generated password. Its own `postgresql.conf` includes ours, which is written anew at every start;
 what an operator sets by `ALTER SYSTEM` wins over both.
+
+Whoever uses it knows its addresses, so a server that is started again keeps them. The name of its socket
+holds its port: where another has taken that meanwhile, it does without TCP.
 """
 
 import os
@@ -20,6 +23,7 @@ from broker.servers.process import (
     ServerFailed,
     ServerProcess,
     choose_port,
+    is_free_again,
     keep_port,
     kept_port,
     kept_secret,
@@ -35,6 +39,7 @@ from broker.servers.sockets import SocketDirectory
 DATABASE: Final = "agent_broker"
 STARTS_MAX: Final = 5
 """A port can be taken between our look and the bind, and backends of a killed server linger for a moment."""
+PORT_TRIES: Final = 2
 RESTART_WAIT_S: Final = 0.5
 READY_S: Final = 300.0
 """Long, because recovery after a crash replays up to `max_wal_size`."""
@@ -45,7 +50,7 @@ _IMMEDIATE: Final = ((signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 
 _CONFIG = """\
 # Written by Agent Broker at every start; use ALTER SYSTEM for changes of your own.
-listen_addresses = '127.0.0.1'
+listen_addresses = '{listen}'
 port = {port}
 unix_socket_directories = '{socket_directory}'
 unix_socket_permissions = 0700
@@ -91,6 +96,8 @@ class EmbeddedPostgres:
         self._process: ServerProcess | None = None
         self._password = ""
         self._port = 0
+        self._is_known = False
+        self._is_on_tcp = True
         self._socket_directory = Path()
 
     @property
@@ -102,6 +109,11 @@ class EmbeddedPostgres:
     def tcp_url(self) -> str:
         """The address on 127.0.0.1, with the password."""
         return f"postgresql://{_SUPERUSER}:{self._password}@127.0.0.1:{self._port}/{DATABASE}"
+
+    @property
+    def is_on_tcp(self) -> bool:
+        """Whether it has its port: not where another took it between an end and the start after it."""
+        return self._is_on_tcp
 
     @property
     def pid(self) -> int:
@@ -133,10 +145,11 @@ class EmbeddedPostgres:
         self._password = kept_secret(self._home / "password")
         if not (self._data / "PG_VERSION").exists():
             self._initialise(account)
-        wanted = kept_port(self._home / "port") or self._wanted_port
         for attempt in range(STARTS_MAX):
             time.sleep(RESTART_WAIT_S if attempt else 0)
-            if self._try_start(account, choose_port(wanted if attempt < 2 else 0)):
+            self._choose_port(attempt)
+            if self._try_start(account):
+                self._is_known = True
                 return
         raise ServerFailed(f"PostgreSQL ended at once; its log ends: {self._running().log_tail()}")
 
@@ -214,12 +227,18 @@ class EmbeddedPostgres:
         if ended.returncode != 0:
             raise ServerFailed(f"{name} failed: {ended.stdout.decode(errors='replace').strip()[-2_000:]}")
 
-    def _try_start(self, account: Account, port: int) -> bool:
-        self._port = port
+    def _choose_port(self, attempt: int) -> None:
+        if self._is_known:
+            self._is_on_tcp = is_free_again(self._port)
+        else:
+            wanted = kept_port(self._home / "port") or self._wanted_port
+            self._port = choose_port(wanted if attempt < PORT_TRIES else 0)
+
+    def _try_start(self, account: Account) -> bool:
         self._socket_directory = self._sockets.create()
         account.own(self._socket_directory)
         self._write(account, self._data / "agent-broker.conf", self._config_text())
-        keep_port(self._home / "port", port)
+        keep_port(self._home / "port", self._port)
         self._process = ServerProcess(
             self._command(account, "postgres", "-D", str(self._data)),
             log=self._home / "postgres.log",
@@ -230,7 +249,8 @@ class EmbeddedPostgres:
     def _config_text(self) -> str:
         # The list syntax wants double quotes around a path with a comma or space, the file single quotes.
         listed = '"{}"'.format(str(self._socket_directory).replace('"', '""')).replace("'", "''")
-        return _CONFIG.format(port=self._port, socket_directory=listed)
+        listen = "127.0.0.1" if self._is_on_tcp else ""
+        return _CONFIG.format(listen=listen, port=self._port, socket_directory=listed)
 
     def _accepts(self) -> bool:
         """Read the status line of the pid file, as pg_ctl does."""

@@ -23,6 +23,7 @@ POLL_S = 0.01
 REAP_S = 5.0
 QUIET_PORTS = (15_000, 32_000)
 GUESSES_MAX = 100
+PORT_WAIT_S = 2.0
 LOG_TAIL_BYTES = 2_000
 SOCKET_PATH_BYTES_MAX = 100
 """Unix socket paths end at 103 (macOS) or 107 bytes (Linux)."""
@@ -175,6 +176,17 @@ def is_free(host: str, port: int) -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def is_free_again(port: int) -> bool:
+    """Tell whether the loopback port of a server that has just ended is free, or gets so in a moment: a child
+    of it, writing a file, may hold it a little longer."""
+    deadline = time.monotonic() + PORT_WAIT_S
+    while not is_free("127.0.0.1", port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
     return True
 
 

@@ -24,10 +24,19 @@ class SocketDirectory:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._note = home / "socket-directory"
+        self._made: Path | None = None
 
     def create(self) -> Path:
-        """Return the directory, made if need be; one that an earlier run left elsewhere is removed."""
-        self.remove()
+        """Return the directory, made if need be; one that an earlier run left elsewhere is removed.
+
+        Until `remove` it stays the same: by it a server that is started again is known to others.
+        """
+        if self._made is None or not self._made.is_dir():
+            self.remove()
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> Path:
         near = self._home / "run"
         if _is_short_enough(near):
             near.mkdir(mode=0o700, exist_ok=True)
@@ -38,6 +47,7 @@ class SocketDirectory:
 
     def remove(self) -> None:
         """Remove a directory made outside the data directory."""
+        self._made = None
         try:
             far = Path(self._note.read_text())
         except OSError:

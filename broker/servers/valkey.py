@@ -18,6 +18,7 @@ from broker.servers.process import (
     ServerFailed,
     ServerProcess,
     choose_port,
+    is_free_again,
     keep_port,
     kept_port,
     kept_secret,
@@ -76,7 +77,8 @@ class EmbeddedValkey:
     """A server process over `data_dir`, which it must have to itself.
 
     `port`: the one to try first when the directory has none yet; 0 takes any free one. The port is kept, so
-    that URLs stay good over restarts. `lines`: further lines of its configuration.
+    that URLs stay good over restarts; a server started again whose port another has taken meanwhile does
+    without it, on its socket. `lines`: further lines of its configuration.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class EmbeddedValkey:
         self._process: ServerProcess | None = None
         self._password = ""
         self._port = 0
+        self._is_known = False
+        self._is_on_tcp = True
         self._socket = Path()
 
     @property
@@ -112,6 +116,11 @@ class EmbeddedValkey:
     def unix_url(self) -> str:
         """The address of the unix socket: a little cheaper, for processes of the same user."""
         return f"unix://:{self._password}@{quote(str(self._socket))}?db=0"
+
+    @property
+    def is_on_tcp(self) -> bool:
+        """Whether it has its port: not where another took it between an end and the start after it."""
+        return self._is_on_tcp
 
     @property
     def pid(self) -> int:
@@ -137,11 +146,11 @@ class EmbeddedValkey:
         if self._process is not None:
             self._process.reap()
         self._password = kept_secret(self._home / "password")
-        wanted = kept_port(self._home / "port") or self._wanted_port
-        for _ in range(STARTS_MAX):
-            if self._try_start(choose_port(wanted)):
+        for attempt in range(STARTS_MAX):
+            self._choose_port(attempt)
+            if self._try_start():
+                self._is_known = True
                 return
-            wanted = 0
         raise ServerFailed(f"Valkey ended at once; its log ends: {self._running().log_tail()}")
 
     def stop(self) -> None:
@@ -161,11 +170,17 @@ class EmbeddedValkey:
             raise ServerFailed("Valkey is not started")
         return self._process
 
-    def _try_start(self, port: int) -> bool:
-        self._port = port
+    def _choose_port(self, attempt: int) -> None:
+        if self._is_known:
+            self._is_on_tcp = is_free_again(self._port)
+        else:
+            wanted = kept_port(self._home / "port") or self._wanted_port
+            self._port = choose_port(0 if attempt else wanted)
+
+    def _try_start(self) -> bool:
         self._socket = self._sockets.create() / "valkey.sock"
         write_private(self._config, self._config_text())
-        keep_port(self._home / "port", port)
+        keep_port(self._home / "port", self._port)
         self._process = ServerProcess(
             [str(self._binary or bundled_binary()), str(self._config)],
             log=self._home / "valkey.log",
@@ -175,7 +190,7 @@ class EmbeddedValkey:
 
     def _config_text(self) -> str:
         text = _CONFIG.format(
-            port=self._port,
+            port=self._port if self._is_on_tcp else 0,
             socket=_quoted(self._socket),
             password=self._password,
             home=_quoted(self._home),

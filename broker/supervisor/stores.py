@@ -117,6 +117,10 @@ async def _restart(name: str, server: Server) -> None:
         await asyncio.to_thread(server.start)
     except ServerFailed as error:
         logs.error("server.not_started", server=name, error=error)
+    else:
+        if not server.is_on_tcp:
+            # The broker's own processes use the socket; others see it again after the next start.
+            logs.warning("server.port_taken", server=name)
 
 
 def _valkey(settings: Settings, data_dir: Path) -> EmbeddedValkey:

@@ -6,17 +6,19 @@ import pwd
 import resource
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import asyncpg
 import pytest
 import redis
+from whole_broker import until
 
 from broker.servers.postgres import EmbeddedPostgres, bundled_bin_dir
 from broker.servers.process import ServerFailed
@@ -194,6 +196,52 @@ def test_a_server_is_not_started_on_a_full_disk_and_keeps_its_address(
         server.start()
     server.start()
     assert server.url == url
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Have somebody else listen on a port."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        yield
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+async def test_a_postgres_started_again_keeps_its_socket_whoever_has_taken_its_port(
+    is_far: bool, make_postgres: MakePostgres, home: Path
+) -> None:
+    server = make_postgres(home / ("long" * 30 if is_far else "near"))
+    server.start()
+    urls = server.url, server.tcp_url
+    await select(server.url, "CREATE TABLE kept AS SELECT 1")
+    for is_on_tcp in (False, True):
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: server.exit_code() is not None, what="the end of the server")
+        with nullcontext() if is_on_tcp else taken(int(urls[1].rpartition(":")[2].partition("/")[0])):
+            server.start()
+        assert (server.url, server.tcp_url) == urls
+        assert server.is_on_tcp is is_on_tcp
+        assert await select(urls[is_on_tcp], "SELECT count(*) FROM kept") == 1
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+def test_a_valkey_started_again_keeps_its_socket_whoever_has_taken_its_port(
+    is_far: bool, make_valkey: MakeValkey, home: Path
+) -> None:
+    server = make_valkey(home / ("long" * 30 if is_far else "near"))
+    server.start()
+    urls = server.unix_url, server.url
+    ask(server.url, "SET", "kept", "yes")
+    for is_on_tcp in (False, True):
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: server.exit_code() is not None, what="the end of the server")
+        with nullcontext() if is_on_tcp else taken(int(urls[1].rpartition(":")[2].partition("/")[0])):
+            server.start()
+        assert (server.unix_url, server.url) == urls
+        assert server.is_on_tcp is is_on_tcp
+        assert ask(urls[is_on_tcp], "GET", "kept") == "yes"
 
 
 def test_a_valkey_that_cannot_start_says_why(make_valkey: MakeValkey) -> None:
