@@ -9,6 +9,7 @@ import faulthandler
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if place is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
     config.stash[STDERR] = os.dup(2)  # Tests run with another one.
+    # A shell without job control starts what it puts into the background deaf to Ctrl-C, children and all.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
