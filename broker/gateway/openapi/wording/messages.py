@@ -34,6 +34,8 @@ MESSAGES: Final[Words] = {
     "StatusChange.status": choice("What became of it.", "processed", "failed", "declined", "cancelled"),
     "InboxQuery.status": choice("Only messages that are so; `all` for every one.", *_STATUSES, "all"),
     "InboxQuery.type": Word("Only messages of this type.", "task"),
+    "ListDeadLetters.message_type": Word("Only messages of this type.", "task"),
+    "ReplayRequest.message_type": Word("Only messages of this type.", "task"),
     "InboxMessage.type": Word("The type of the message.", "task"),
     "SendRequest.id": id_("The sender's own id for it: sent again under the same id it is sent once."),
     "from_agent_id": agent("The sender. May be left out with an agent's own key; another agent's is 403."),
