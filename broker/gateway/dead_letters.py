@@ -24,7 +24,7 @@ from broker.gateway.paging import LIMIT_DEFAULT, page_headers
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.store import dead_letters, outbox
-from broker.store.dead_letters import DeadLetterFilter, LockedLetter
+from broker.store.dead_letters import DeadLetterFilter, WholeLetter
 from broker.store.page import Page
 from broker.telemetry import logs, metrics
 from schema import limits
@@ -152,23 +152,35 @@ async def _replay(
     if not ids:
         return [], {}
     outcome: dict[str, Envelope | Skip] = dict.fromkeys(ids, Skip.NOT_A_DEAD_LETTER)
+    if own is not None:
+        # Before the transaction: contacts are asked for over a connection of their own, and who holds one
+        # while it waits for another keeps everybody else, and in the end itself, from getting any.
+        outcome |= await _not_taken(services, ids, own)
+        ids = [message_id for message_id in ids if outcome[message_id] is not Skip.NOT_TAKEN]
     async with services.pool.transaction() as connection:
         for one in await dead_letters.lock(connection, ids):
-            if own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id):
-                again = _again(services, one)
-                if (
-                    isinstance(again, Envelope)
-                    and own is not None
-                    and not await _is_taken(services, again, own)
-                ):
-                    again = Skip.NOT_TAKEN
-                outcome[one.letter.id] = again
+            if _is_of(one, own):
+                outcome[one.letter.id] = _again(services, one)
         envelopes = [one for one in outcome.values() if isinstance(one, Envelope)]
         await dead_letters.restart(connection, envelopes)
         await outbox.add(connection, *envelopes)
     if envelopes:
         await publish_committed(services, envelopes)
     return envelopes, {message_id: one for message_id, one in outcome.items() if isinstance(one, Skip)}
+
+
+def _is_of(one: WholeLetter, own: str | None) -> bool:
+    return own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id)
+
+
+async def _not_taken(services: Services, ids: list[str], own: str) -> dict[str, Skip]:
+    """Return those of an agent's own dead letters that their recipients do not take of it (any more)."""
+    refused = {}
+    for one in await dead_letters.read(services.pool, ids):
+        again = _again(services, one) if _is_of(one, own) else None
+        if isinstance(again, Envelope) and not await _is_taken(services, again, own):
+            refused[again.id] = Skip.NOT_TAKEN
+    return refused
 
 
 async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
@@ -199,7 +211,7 @@ def age_ms_max(services: Services) -> int:
     return max(retention_ms - limits.REPLAY_MARGIN_MS, retention_ms // 2)
 
 
-def _again(services: Services, one: LockedLetter) -> Envelope | Skip:
+def _again(services: Services, one: WholeLetter) -> Envelope | Skip:
     return next_round(
         one.letter,
         requirements=one.requirements,

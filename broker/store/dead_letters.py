@@ -29,6 +29,7 @@ _RECEIVED: Final = load("dead_letters_received")
 _SENT: Final = load("dead_letters_sent")
 _COUNT: Final = load("dead_letters_count")
 _LOCK: Final = load("dead_letters_lock")
+_READ: Final = load("dead_letters_read")
 _RESTART: Final = load("dead_letters_restart")
 
 
@@ -47,9 +48,9 @@ class DeadLetterFilter(Struct, kw_only=True, frozen=True):
     cursor: str | None = None
 
 
-class LockedLetter(Struct, frozen=True):
-    """A dead letter held for replay. `requirements`: the capabilities it named, where it named any. `chosen`:
-    its recipient was chosen by them."""
+class WholeLetter(Struct, frozen=True):
+    """A dead letter with what replaying it takes. `requirements`: the capabilities it named, where it named
+    any. `chosen`: its recipient was chosen by them."""
 
     letter: DeadLetter
     requirements: list[str] | None
@@ -87,18 +88,16 @@ async def count(pool: Pool, wanted: DeadLetterFilter, *, at_most: int) -> int:
     return counted
 
 
-async def lock(connection: Connection, ids: Sequence[str]) -> list[LockedLetter]:
+async def read(pool: Pool, ids: Sequence[str]) -> list[WholeLetter]:
+    """Return those of the messages that are dead. Raises: StoreUnavailable."""
+    async with pool.connection() as connection:
+        return await _whole_letters(connection, _READ, ids)
+
+
+async def lock(connection: Connection, ids: Sequence[str]) -> list[WholeLetter]:
     """Lock those of the messages that are dead and nobody else is replaying; the locks last as long as the
     transaction. Raises: what the driver raises."""
-    left = set(ids)
-    locked: list[LockedLetter] = []
-    for window in (made_within(left), EVER):
-        if not left:
-            break
-        found = [_locked(row) for row in await connection.fetch(_LOCK, list(left), *window)]
-        locked += found
-        left -= {one.letter.id for one in found}
-    return locked
+    return await _whole_letters(connection, _LOCK, ids)
 
 
 async def restart(connection: Connection, envelopes: Sequence[Envelope]) -> None:
@@ -113,6 +112,18 @@ async def restart(connection: Connection, envelopes: Sequence[Envelope]) -> None
         [envelope.to_agent_id for envelope in envelopes],
         [envelope.expires_at for envelope in envelopes],
     )
+
+
+async def _whole_letters(connection: Connection, statement: str, ids: Sequence[str]) -> list[WholeLetter]:
+    left = set(ids)
+    letters: list[WholeLetter] = []
+    for window in (made_within(left), EVER):
+        if not left:
+            break
+        found = [_whole(row) for row in await connection.fetch(statement, list(left), *window)]
+        letters += found
+        left -= {one.letter.id for one in found}
+    return letters
 
 
 def _arguments(wanted: DeadLetterFilter, limit: int) -> tuple[object, ...]:
@@ -139,8 +150,8 @@ def _letter(row: asyncpg.Record) -> DeadLetter:
     return DeadLetter(**{name: getattr(view, name) for name in view.__struct_fields__}, round=row["round"])
 
 
-def _locked(row: asyncpg.Record) -> LockedLetter:
+def _whole(row: asyncpg.Record) -> WholeLetter:
     requirements = row["requirements"]
-    return LockedLetter(
+    return WholeLetter(
         _letter(row), None if requirements is None else _requirements.decode(requirements), row["chosen"]
     )

@@ -64,7 +64,7 @@ async def decline(pool: Pool, message_id: str, *, now_ms: int, age_ms_max: int) 
 
 
 def _again(
-    letter: dead_letters.LockedLetter, tried: list[Tried], *, now_ms: int, age_ms_max: int
+    letter: dead_letters.WholeLetter, tried: list[Tried], *, now_ms: int, age_ms_max: int
 ) -> Envelope | None:
     """Return the message as it is routed anew; None where it ends."""
     if len(tried) > REROUTES_MAX:

@@ -13,7 +13,7 @@ from gateway_rig import Register, calling
 from msgspec import Raw
 
 from broker.core.fold import fold
-from broker.gateway.serve import Running
+from broker.gateway.serve import POOL_CONNECTIONS, Running
 from broker.store import dead_letters, outbox, partitions, record
 from broker.store.dead_letters import DeadLetterFilter
 from broker.store.messages import get
@@ -383,6 +383,19 @@ async def test_what_is_skipped_says_why(
         nowhere: "no_destination",
         old: "too_old",
     }
+
+
+async def test_as_many_replays_at_once_as_there_are_connections_all_hear_what_their_recipients_take(
+    gateway: Running, register: Register, graves: Graveyard
+) -> None:
+    sender = await register("sender")
+    dead = []
+    for number in range(2 * POOL_CONNECTIONS):
+        guarded = await register(f"guarded-{number}", contact_policy="contacts_only")
+        dead.append(await graves.bury(guarded["id"], sender=sender["id"]))
+    async with calling(gateway, sender["api_key"]) as own:
+        told = await asyncio.gather(*(replayed(own, ids=[one]) for one in dead))
+    assert [one["skipped_reasons"] for one in told] == [{one: "not_taken"} for one in dead]
 
 
 async def test_events_of_the_round_before_do_not_end_a_replayed_message(
