@@ -24,6 +24,7 @@ up to an eighth of the quota more (at least so much); only beyond that does the 
 REOPENED_PART: Final = 10
 """A full inbox is open again once a tenth of its quota is free: else it would flap with every message."""
 SHED_RATIO: Final = 0.70
+"""Of Redis' memory: from here on publishing is refused, and a deployment is said to run out of it."""
 SHED_UNTIL_RATIO: Final = 0.65
 
 

@@ -11,11 +11,12 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from broker.core.admission import SHED_RATIO
+
 REDIS_VERSION_MIN: Final = (7, 0)
 POSTGRES_VERSION_MIN: Final = 15
 SKEW_MS_MAX: Final = 1_000
 """Times inside scripts are the server's, so a skewed host harms nothing; it confuses whoever reads logs."""
-MEMORY_USED_MAX: Final = 0.7
 CLIENTS_USED_MAX: Final = 0.8
 """Of the connections a server takes at most: beyond, a restart of the broker may find none left."""
 CONNECTIONS_MIN: Final = 50
@@ -284,7 +285,7 @@ def _redis_memory(facts: RedisFacts) -> list[Finding]:
                 "CONFIG SET maxmemory to about three quarters of the machine's memory",
             )
         )
-    elif facts.used_bytes > MEMORY_USED_MAX * facts.maxmemory_bytes:
+    elif facts.used_bytes > SHED_RATIO * facts.maxmemory_bytes:
         share = facts.used_bytes * 100 // facts.maxmemory_bytes
         found.append(
             _warning(

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from broker.core.diagnosis import ClusterFacts, RedisFacts
 from broker.streams.cluster import ClusterConnection
 from broker.streams.connection import Connection
+from broker.streams.info import parse_info
 from broker.streams.keys import DEPLOYMENT
 from broker.streams.slots import Address, SlotMap, even_out, slot_of_tag
 from schema.errors import BrokerError, StreamsUnavailable, Unavailable
@@ -53,7 +53,7 @@ def _shape(slots: SlotMap, shards: int, away: list[str]) -> ClusterFacts:
 
 
 async def _facts(connection: Connection, node: str, shards: int | None) -> RedisFacts:
-    info = _parsed(await connection.send("INFO"))
+    info = parse_info(await connection.send("INFO"))
     asked_ms = time.time_ns() // 1_000_000
     seconds, microseconds = await connection.send("TIME")
     return RedisFacts(
@@ -90,11 +90,6 @@ async def _configured(connection: Connection, name: str) -> str | None:
 
 def _opposite(value: str | None) -> bool | None:
     return None if value is None else value == "no"
-
-
-def _parsed(info: bytes) -> Mapping[str, str]:
-    lines = (line.partition(":") for line in info.decode().splitlines() if ":" in line)
-    return {name: value for name, _, value in lines}
 
 
 def _name(node: Address) -> str:

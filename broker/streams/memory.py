@@ -4,6 +4,7 @@ import asyncio
 
 from broker.streams.cluster import ClusterConnection
 from broker.streams.connection import Connection
+from broker.streams.info import memory_share
 from schema.errors import StreamsUnavailable
 
 
@@ -24,7 +25,4 @@ async def memory_ratio(connection: Connection) -> float:
 
 
 async def _ratio(connection: Connection) -> float:
-    info: bytes = await connection.send("INFO", "memory")
-    facts = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
-    limit = int(facts[b"maxmemory"])
-    return int(facts[b"used_memory"]) / limit if limit else 0.0
+    return memory_share(await connection.send("INFO", "memory"))

@@ -14,7 +14,9 @@ from heapq import nlargest
 from math import ceil
 from typing import Final
 
+from broker.core.admission import SHED_RATIO
 from broker.streams.connection import Connection
+from broker.streams.info import memory_share
 from broker.streams.keys import Keys, mailbox_owner
 from broker.telemetry import logs
 from broker.telemetry.metrics import TOP_AGENTS_MAX
@@ -22,9 +24,8 @@ from schema.message import LANES
 from workers.keeping.board import Board, Depths
 
 LOOK_S: Final = 2.0
-MEMORY_RATIO_HIGH: Final = 0.7
-"""Beyond this share of its memory Redis is said to be filling up, with what it is that fills it."""
 MEMORY_LOGGED_S: Final = 60.0
+"""While publishing is refused for want of memory, the log says so often what it is that fills it."""
 SAMPLE_MAX: Final = 1_000
 """Streams measured in one pipeline: a millisecond or two of the server's time."""
 
@@ -64,13 +65,13 @@ class DepthGauge:
         depths.queues["parked"] = await self._parked(connection, signatures)
         depths.queues["mailbox"] = await self._mailboxes(connection, active)
         depths.agents = self._top
-        depths.memory_ratio = _share(memory)
+        depths.memory_ratio = memory_share(memory)
         self._say_full(depths)
         return depths
 
     def _say_full(self, depths: Depths) -> None:
         now_s = time.monotonic()
-        if depths.memory_ratio > MEMORY_RATIO_HIGH and now_s - self._said_s >= MEMORY_LOGGED_S:
+        if depths.memory_ratio > SHED_RATIO and now_s - self._said_s >= MEMORY_LOGGED_S:
             self._said_s = now_s
             ratio = round(depths.memory_ratio, 2)
             logs.warning("streams.memory_high", shard=self._keys.shard, ratio=ratio, **depths.queues)
@@ -120,13 +121,6 @@ class DepthGauge:
             measured[agent_id] = sum(lengths[place * len(LANES) : (place + 1) * len(LANES)])
         top = nlargest(TOP_AGENTS_MAX, measured.items(), key=lambda row: row[1])
         self._top = {agent_id: length for agent_id, length in top if length}
-
-
-def _share(memory: bytes) -> float:
-    """Return which part of its limit a Redis uses; 0 where it has none (no process starts on such a one)."""
-    told = dict(line.split(b":", 1) for line in memory.splitlines() if b":" in line)
-    limit = int(told[b"maxmemory"])
-    return int(told[b"used_memory"]) / limit if limit else 0.0
 
 
 async def _lengths(connection: Connection, streams: Sequence[str]) -> list[int]:
