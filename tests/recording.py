@@ -35,6 +35,8 @@ class Recorder:
         self._pool = pool
         self._shards = range(shards)
         self.seen: set[str] = set()
+        """Messages that were published; those whose row is written are in `recorded`."""
+        self.recorded: set[str] = set()
         self.tell = True
         """Whether gateways are told: pub/sub may lose a receipt."""
 
@@ -77,6 +79,7 @@ class Recorder:
     async def write(self, events: list[Event]) -> None:
         rows = fold(events)
         await record.write(self._pool, rows)
+        self.recorded.update(event.id for event in events)
         if self.tell:
             told = [
                 (gateway, Receipt(id, "recorded", progress=rows.progress.get(id)))

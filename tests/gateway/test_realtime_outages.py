@@ -141,5 +141,5 @@ async def test_a_reply_over_a_socket_is_what_its_sender_waits_for(
 
 
 async def _came(recorder: Recorder) -> str:
-    await until(lambda: len(recorder.seen) == 1)
-    return next(iter(recorder.seen))
+    await until(lambda: len(recorder.recorded) == 1)
+    return next(iter(recorder.recorded))
