@@ -4,6 +4,9 @@ from datetime import datetime
 
 from msgspec import Struct
 
+Pair = tuple[str, str]
+"""Sender and recipient."""
+
 
 class Trip(Struct, kw_only=True, frozen=True):
     """Two agents that were found looping. `sign`: by what (`repeat`, `alternation`); `both`: nothing goes
@@ -17,8 +20,8 @@ class Trip(Struct, kw_only=True, frozen=True):
     at_ms: int
 
     @property
-    def directions(self) -> list[tuple[str, str]]:
-        """What is stopped: sender and recipient."""
+    def directions(self) -> list[Pair]:
+        """What is stopped."""
         there = (self.from_agent_id, self.to_agent_id)
         return [there, (there[1], there[0])] if self.both else [there]
 

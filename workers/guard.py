@@ -18,7 +18,7 @@ from uuid import NAMESPACE_URL, uuid5
 from msgspec import Raw, Struct
 
 from broker.core.admission import Held, InboxWatch, Quota
-from broker.core.barriers import Barriers, Pair, Stop, Switches
+from broker.core.barriers import Barriers, Stop, Switches
 from broker.core.bounce import AUTOMATIC
 from broker.core.loops import TIMES_KEPT, LoopRules, LoopWatch, RootWatch, Sign, alternations
 from broker.streams.barriers import BarrierBook, Found
@@ -34,7 +34,7 @@ from schema.ids import shard_of
 from schema.limits import FULL_INBOXES_MAX, ROOT_MESSAGES_MAX, TRIPS_MAX
 from schema.message import LANES, Envelope, Reason
 from schema.times import from_ms
-from schema.trip import LOOP_TYPE, LoopNotice, Trip
+from schema.trip import LOOP_TYPE, LoopNotice, Pair, Trip
 
 POLL_S: Final = 0.25
 """How often what others have found is asked for, and full inboxes are looked into."""
@@ -204,9 +204,7 @@ class Guard:
     def switched(self, switches: Switches) -> None:
         """Follow what operators switch off."""
         self.barriers.switch(switches)
-        metrics.BARRIERS.child(kind="switch").set(
-            len(switches.agents) + len(switches.pairs) // 2 + len(switches.roots)
-        )
+        metrics.BARRIERS.child(kind="switch").set(switches.count)
 
     def agent_changed(self, agent_id: str, agent: Agent | None) -> None:
         """Follow a change in the registry: its quota may be another one."""
@@ -278,7 +276,7 @@ class Guard:
 
     def _raise_barriers(self) -> None:
         trips = {trip.id: trip for trip in (*self._found.trips, *self._untold_trips.values())}
-        self.barriers.trip((pair, trip.id) for trip in trips.values() for pair in trip.directions)
+        self.barriers.trip(trips.values())
         metrics.BARRIERS.child(kind="trip").set(len(trips))
 
     async def _tell(self) -> None:

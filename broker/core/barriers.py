@@ -14,9 +14,7 @@ from enum import Enum
 from msgspec import Struct
 
 from schema.quick import quick
-
-Pair = tuple[str, str]
-"""Sender and recipient."""
+from schema.trip import Pair, Trip
 
 
 @quick
@@ -33,6 +31,11 @@ class Switches(Struct, frozen=True):
     agents: frozenset[str] = frozenset()
     pairs: frozenset[Pair] = frozenset()
     roots: frozenset[str] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """How many that are; a pair is one."""
+        return len(self.agents) + len(self.pairs) // 2 + len(self.roots)
 
     def __bool__(self) -> bool:
         return bool(self.agents or self.pairs or self.roots)
@@ -59,9 +62,9 @@ class Barriers:
         self.switches = switches
         self._note()
 
-    def trip(self, trips: Iterable[tuple[Pair, str]]) -> None:
-        """Take over which directions have tripped."""
-        self.tripped = dict(trips)
+    def trip(self, trips: Iterable[Trip]) -> None:
+        """Take over what has tripped."""
+        self.tripped = {pair: trip.id for trip in trips for pair in trip.directions}
         self._note()
 
     def fill(self, full: Iterable[str]) -> None:

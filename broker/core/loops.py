@@ -21,6 +21,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from schema.message import Envelope
+from schema.trip import Pair
 
 WINDOW_MS: Final = 60_000
 REMEMBERED_MAX: Final = 50_000
@@ -32,8 +33,6 @@ SUSPICIOUS_PART: Final = 2
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-Pair = tuple[str, str]
-"""Sender and recipient."""
 
 
 class Sign(Enum):

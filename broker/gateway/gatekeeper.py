@@ -188,7 +188,7 @@ class Gatekeeper:
             await asyncio.sleep(BARRIERS_S)
 
     def _take(self, found: Found, now_ms: int) -> None:
-        self.barriers.trip((pair, trip.id) for trip in found.trips for pair in trip.directions)
+        self.barriers.trip(found.trips)
         metrics.BARRIERS.child(kind="trip").set(len(found.trips))
         full = [agent_id for agent_id, until_ms in found.full.items() if until_ms > now_ms]
         self.barriers.fill(full)
@@ -207,9 +207,7 @@ class Gatekeeper:
                 self.barriers.switch(switches)
                 for listener in self.on_switches:
                     listener()
-            metrics.BARRIERS.child(kind="switch").set(
-                len(switches.agents) + len(switches.pairs) // 2 + len(switches.roots)
-            )
+            metrics.BARRIERS.child(kind="switch").set(switches.count)
             try:
                 async with asyncio.timeout(SWITCHES_S):
                     await self._switched.wait()

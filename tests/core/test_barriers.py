@@ -3,6 +3,7 @@
 import pytest
 
 from broker.core.barriers import NOTHING, Barriers, Stop, Switches
+from schema.trip import Trip
 
 PAIR = frozenset({("a", "b"), ("b", "a")})
 
@@ -30,9 +31,13 @@ def test_switches(switches: Switches, message: tuple[str | None, str, str], expe
     assert barriers.is_any is (switches is not NOTHING)
 
 
+def trip(*, both: bool = False) -> Trip:
+    return Trip(id="t", sign="repeat", from_agent_id="a", to_agent_id="b", both=both, at_ms=0)
+
+
 def test_a_trip_stops_the_direction_that_tripped() -> None:
     barriers = Barriers()
-    barriers.trip([(("a", "b"), "t")])
+    barriers.trip([trip()])
     assert barriers.stops("a", "b", "r") is Stop.LOOP
     assert barriers.stops("b", "a", "r") is None
     assert barriers.stops(None, "b", "r") is None
@@ -41,9 +46,19 @@ def test_a_trip_stops_the_direction_that_tripped() -> None:
     assert not barriers.is_any
 
 
+def test_a_trip_of_both_directions_stops_both() -> None:
+    barriers = Barriers()
+    barriers.trip([trip(both=True)])
+    assert (barriers.stops("a", "b", "r"), barriers.stops("b", "a", "r")) == (Stop.LOOP, Stop.LOOP)
+
+
+def test_a_pair_counts_as_one_switch() -> None:
+    assert Switches(agents=frozenset("cd"), pairs=PAIR, roots=frozenset("r")).count == 4
+
+
 def test_a_kill_switch_comes_before_a_trip() -> None:
     barriers = Barriers()
-    barriers.trip([(("a", "b"), "t")])
+    barriers.trip([trip()])
     barriers.switch(Switches(agents=frozenset("b")))
     assert barriers.stops("a", "b", "r") is Stop.KILLED
 
