@@ -6,7 +6,9 @@ They start once per session, in a temporary directory of their own, on free port
 
 import asyncio
 import faulthandler
+import functools
 import glob
+import inspect
 import os
 import shutil
 import signal
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -34,7 +36,7 @@ from broker.servers.valkey import EmbeddedValkey
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
 QUICK_BYTES_MIN = 4 * 1024**3
-HANGING_S = 240.0
+HANGING_S = 120.0
 STDERR = pytest.StashKey[int]()
 GUARD = """
 import os, shutil, signal, sys
@@ -87,20 +89,32 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """End the process, as one failure, where a test goes on after its timeout: its teardown hangs, say.
+    """Let no test go on for ever.
 
-    pytest-timeout raises once, in the test; without this a single hang is a run that never ends.
+    pytest-timeout raises from a signal, which uvloop does not see while it waits: a coroutine has a timeout
+    of its own. What goes on after that (a teardown, a thread) ends its process, as one failure.
     """
     marked = item.get_closest_marker("timeout")
-    allowed = float(marked.args[0]) if marked else float(str(item.config.getini("timeout")))
-    watch = threading.Timer(allowed + HANGING_S, _end_a_hang, (item.nodeid, item.config.stash[STDERR]))
+    allowed_s = float(marked.args[0]) if marked else float(str(item.config.getini("timeout")))
+    if allowed_s and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.obj = _bounded(item.obj, allowed_s * 0.9)
+    watch = threading.Timer(allowed_s + HANGING_S, _end_a_hang, (item.nodeid, item.config.stash[STDERR]))
     watch.daemon = True
-    if allowed:
+    if allowed_s:
         watch.start()
     try:
         return (yield)
     finally:
         watch.cancel()
+
+
+def _bounded(test: Callable[..., Coroutine[object, object, None]], seconds: float) -> Callable[..., object]:
+    @functools.wraps(test)
+    async def bounded(*args: object, **kwargs: object) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **kwargs)
+
+    return bounded
 
 
 def _end_a_hang(test: str, stderr: int) -> None:

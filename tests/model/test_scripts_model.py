@@ -349,8 +349,8 @@ class Broker(RuleBasedStateMachine):
         for name in self.published:
             assert self.told.ends[name] or name in self.cancelled, f"{name} is stuck"
         assert not look(stage.raw, stage.keys).of_any, "left behind"
-        # Of an ingress, and of the mailbox of a puller whose messages expired, the empty stream stays; what was
-        # withdrawn goes by itself, in its time.
+        # Of an ingress, and of the mailbox of a puller whose messages expired, the empty stream stays; what
+        # was withdrawn goes by itself, in its time.
         kept = ("owner", "fence", "seen", "doorbell", "ledger", "ingress", "inbox", "withdrawals")
         left = {key for key in stage.raw.keys("ab:{*") if key.decode().split(":")[2] not in kept}
         assert not left, left
