@@ -20,6 +20,7 @@ from broker.streams.ownership import Lease
 from broker.telemetry import logs, metrics
 from schema.errors import BrokerError, Fenced
 from schema.limits import ENDPOINT_DISABLE_AFTER_MS
+from workers.keeping import forgetting
 from workers.keeping.board import Board
 from workers.keeping.bounces import Bounces
 from workers.keeping.comings import Comings
@@ -28,8 +29,6 @@ from workers.keeping.departures import Departures
 from workers.keeping.depths import DepthGauge
 from workers.keeping.emptied import Emptied
 from workers.keeping.heartbeats import Heartbeats
-from workers.keeping.idempotency import IdempotencyKeys
-from workers.keeping.old_keys import OldKeys
 from workers.keeping.outbox import OutboxRelay
 from workers.keeping.presence import PresenceFollower
 from workers.keeping.schedule import Schedule
@@ -126,8 +125,8 @@ class KeptShard:
                 group.create_task(self._see_off())
                 statistics = Statistics(house.pool, retention_days=house.retention_days, now_ms=house.now_ms)
                 group.create_task(statistics.run())
-                group.create_task(IdempotencyKeys(house.pool, now_ms=house.now_ms).run())
-                group.create_task(OldKeys(house.pool, now_ms=house.now_ms).run())
+                group.create_task(forgetting.of_idempotency_keys(house.pool, now_ms=house.now_ms).run())
+                group.create_task(forgetting.of_api_keys(house.pool, now_ms=house.now_ms).run())
                 group.create_task(Bounces(house.pool).run())
                 group.create_task(self._keep_orders())
 

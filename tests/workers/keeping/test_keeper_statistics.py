@@ -16,7 +16,7 @@ from schema.ids import new_id
 from schema.limits import IDEMPOTENCY_MS
 from schema.times import to_ms
 from workers.keeping import statistics as keeping
-from workers.keeping.idempotency import IdempotencyKeys
+from workers.keeping.forgetting import of_idempotency_keys
 from workers.keeping.statistics import Statistics
 
 
@@ -77,7 +77,7 @@ async def test_days_and_minutes_that_are_over_are_tidied(pool: Pool) -> None:
 
 async def test_postgres_being_away_is_waited_for() -> None:
     away = await open_pool("postgresql://nobody@127.0.0.1:1/nothing", application_name="test")
-    for job in (keeper_of(away), IdempotencyKeys(away, now_ms=now_ms)):
+    for job in (keeper_of(away), of_idempotency_keys(away, now_ms=now_ms)):
         task = asyncio.ensure_future(job.run())
         done, _ = await asyncio.wait((task,), timeout=0.2)
         assert not done
@@ -92,7 +92,7 @@ async def test_keys_are_forgotten_after_a_day_and_not_before(pool: Pool, monkeyp
     for number in range(5):
         at_ms = now_ms() - IDEMPOTENCY_MS - 1_000 * (number - 1)
         await idempotency.claim(pool, bytes([number]), b"", target_id=new_id(), now_ms=at_ms)
-    assert await IdempotencyKeys(pool, now_ms=now_ms).forget() == 4
+    assert await of_idempotency_keys(pool, now_ms=now_ms).forget() == 4
     assert [row["key"] for row in await pool.fetch("SELECT key FROM idempotency_keys")] == [b"\x00"]
 
 

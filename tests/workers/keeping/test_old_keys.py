@@ -8,7 +8,7 @@ from broker.store.pool import Pool
 from schema.agent import Agent
 from schema.ids import new_id
 from schema.limits import KEYS_KEPT_MS
-from workers.keeping.old_keys import OldKeys
+from workers.keeping.forgetting import of_api_keys
 
 NOW_MS = 1_900_000_000_000
 EARLIER_MS = NOW_MS - KEYS_KEPT_MS
@@ -45,7 +45,7 @@ async def test_keys_are_forgotten_a_month_after_their_end_and_not_before(
     await agents.register(pool, agent, found[0])
     for key in found[1:]:
         await keys.insert(pool, key)
-    job = OldKeys(pool, now_ms=lambda: NOW_MS)
+    job = of_api_keys(pool, now_ms=lambda: NOW_MS)
     assert await job.forget() == 4
     left = {key.id for key in await keys.of_agent(pool, agent.id)}
     assert left == {"works", "ends-later", "expired-now", "revoked-now"}
