@@ -145,6 +145,8 @@ class Receivers:
         if answer.status == DROP:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
             return False
+        if writer.is_closing():  # uvloop takes it amiss.
+            return False
         writer.write(_encoded(answer))
         await writer.drain()
         return True
