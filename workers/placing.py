@@ -71,9 +71,14 @@ class Placement(Struct, gc=False):
 
     def may_be_withdrawn(self, entry: IngressEntry) -> bool:
         """Tell whether the message was on record before, so that its sender may have taken it back on its way
-        here: it was scheduled, parked, or at another agent."""
+        here: it was scheduled, parked, or at another agent, or this is not its first round."""
         envelope = self.envelope
-        return envelope is not None and (entry.passed or envelope.tried is not UNSET)
+        return envelope is not None and (
+            entry.passed
+            or entry.known
+            or envelope.tried is not UNSET
+            or (envelope.round is not UNSET and envelope.round > 0)
+        )
 
 
 class Placer:

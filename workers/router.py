@@ -20,7 +20,7 @@ from broker.core.lanes import LaneWeights
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection
 from broker.streams.ingress import Publisher
-from broker.streams.keys import Keys
+from broker.streams.keys import Keys, taken_back
 from broker.streams.lanes import IngressEntry, LaneReader
 from broker.streams.ownership import Lease
 from broker.telemetry import logs
@@ -198,11 +198,13 @@ class Router:
             self._moved(entries, None)
 
     async def _drop_withdrawn(self, placed: Placed) -> None:
-        """Let go of messages whose sender has taken them back while they were on their way here from among
-        those scheduled or parked, or from another agent: nothing else can find them then."""
+        """Let go of messages whose sender has taken them back while they were on their way here, from among
+        those scheduled or parked, from another agent, or in a later round: nothing else finds them then."""
         moving = [one for entry, many in placed for one in many if one.may_be_withdrawn(entry)]
-        ids = [one.envelope.id for one in moving if one.envelope is not None]
-        withdrawn = await self._connection.send("ZMSCORE", self._keys.withdrawn, *ids)
+        names = [
+            taken_back(one.id, one.round or 0) for one in (it.envelope for it in moving) if one is not None
+        ]
+        withdrawn = await self._connection.send("ZMSCORE", self._keys.withdrawn, *names)
         for one, withdrawn_ms in zip(moving, withdrawn, strict=True):
             if withdrawn_ms is not None:
                 one.way = Way.DUPLICATE
@@ -312,12 +314,12 @@ class Router:
         ]
         if choices:
             await self._connection.send("HSET", self._keys.chosen, *choices)
-        by_waiter: dict[str, list[Envelope]] = defaultdict(list)
+        together: dict[tuple[str, bool], list[Envelope]] = defaultdict(list)
         for (entry, one), seen in zip(leaving, known, strict=True):
             if one.envelope is not None and (entry.passed or not seen):
-                by_waiter[entry.waiter].append(one.envelope)
-        for waiter, envelopes in by_waiter.items():
-            await self._publisher.publish_many(envelopes, waiter=waiter or None)
+                together[entry.waiter, one.may_be_withdrawn(entry)].append(one.envelope)
+        for (waiter, on_record), envelopes in together.items():
+            await self._publisher.publish_many(envelopes, waiter=waiter or None, known=on_record)
 
     async def _seen_before(self, placements: list[Placement], now_ms: int) -> list[bool]:
         """Tell which were routed here already: a second choice might send them to somebody else. The route

@@ -136,11 +136,12 @@ async def drop_copy(services: Services, message: StoredMessage) -> None:
     """
     view, entry, mailboxes = message.view, message.mailbox_entry, services.mailboxes
     lane = lane_of(view.priority)
-    taken_back = view.status == Status.CANCELLED.value and bool(message.requirements)
+    # Of several rounds, or for whoever can do it: it may be on its way to a mailbox for another time.
+    taken_back = view.status == Status.CANCELLED.value and bool(message.requirements or message.round)
     if view.deliver_at is not None or view.to_agent_id is None or taken_back:
         needs = Signature(message.requirements, view.message_type, lane)
         parked = entry if view.to_agent_id is None else None
-        await mailboxes.withdraw(view.id, needs=needs, entry=parked)
+        await mailboxes.withdraw(view.id, message_round=message.round, needs=needs, entry=parked)
     if view.to_agent_id is None:
         return
     if entry is None and (message.round or view.deliver_at is not None):

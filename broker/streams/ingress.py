@@ -40,11 +40,12 @@ IN_FLIGHT_PER_LANE_MAX: Final = 8
 class _Parcel:
     """Encoded messages of one call, on their way to one lane, and the future their caller waits on."""
 
-    __slots__ = ("done", "messages", "waiter")
+    __slots__ = ("done", "fields", "messages")
 
-    def __init__(self, messages: list[bytes], waiter: str | None, done: asyncio.Future[None]) -> None:
+    def __init__(self, messages: list[bytes], fields: tuple[str, ...], done: asyncio.Future[None]) -> None:
         self.messages = messages
-        self.waiter = waiter
+        self.fields = fields
+        """What stands in the entry beside the messages: only parcels with the same may share one."""
         self.done = done
 
 
@@ -72,19 +73,24 @@ class Publisher:
 
     def begin(self, envelope: Envelope, *, waiter: str | None = None) -> asyncio.Future[None]:
         """Publish one message; the future is done when it is on disk, or has what `publish` raises."""
-        parcel = _Parcel([encode(envelope)], waiter, asyncio.get_running_loop().create_future())
+        fields = () if waiter is None else ("w", waiter)
+        parcel = _Parcel([encode(envelope)], fields, asyncio.get_running_loop().create_future())
         self._queue(self._place(envelope)).add(parcel)
         return parcel.done
 
-    async def publish_many(self, envelopes: Iterable[Envelope], *, waiter: str | None = None) -> None:
-        """Publish messages together; return when all are on disk. Raises: as `publish`."""
-        await self._hand_over(envelopes, waiter)
+    async def publish_many(
+        self, envelopes: Iterable[Envelope], *, waiter: str | None = None, known: bool = False
+    ) -> None:
+        """Publish messages together; return when all are on disk. `known`: they may be on record already, and
+        taken back. Raises: as `publish`."""
+        fields = () if waiter is None else ("w", waiter)
+        await self._hand_over(envelopes, (*fields, "o", "1") if known else fields)
 
     async def close(self) -> None:
         await self._link.close()
 
-    async def _hand_over(self, envelopes: Iterable[Envelope], waiter: str | None) -> None:
-        parcels = self._parcels(envelopes, waiter)
+    async def _hand_over(self, envelopes: Iterable[Envelope], fields: tuple[str, ...]) -> None:
+        parcels = self._parcels(envelopes, fields)
         if len(parcels) == 1:
             await parcels[0].done
             return
@@ -94,7 +100,7 @@ class Publisher:
             if isinstance(result, BaseException):
                 raise result
 
-    def _parcels(self, envelopes: Iterable[Envelope], waiter: str | None) -> list[_Parcel]:
+    def _parcels(self, envelopes: Iterable[Envelope], fields: tuple[str, ...]) -> list[_Parcel]:
         grouped: dict[tuple[int, Lane], list[bytes]] = defaultdict(list)
         for envelope in envelopes:
             grouped[self._place(envelope)].append(encode(envelope))
@@ -102,7 +108,7 @@ class Publisher:
         parcels = []
         for place, messages in grouped.items():
             for chunk in _chunks(messages):
-                parcel = _Parcel(chunk, waiter, loop.create_future())
+                parcel = _Parcel(chunk, fields, loop.create_future())
                 self._queue(place).add(parcel)
                 parcels.append(parcel)
         return parcels
@@ -157,12 +163,12 @@ class _LaneQueue:
         self._schedule()
 
     def _next_batch(self) -> list[_Parcel]:
-        """Take parcels that may share an entry: the same waiter, within the bounds of an entry."""
+        """Take parcels that may share an entry: the same fields, within the bounds of an entry."""
         taken, messages, size = 0, 0, 0
         for parcel in self._parcels:
             messages += len(parcel.messages)
             size += sum(map(len, parcel.messages))
-            shares = parcel.waiter == self._parcels[0].waiter
+            shares = parcel.fields == self._parcels[0].fields
             if taken and (
                 not shares or messages > PUBLISH_MESSAGES_PER_ENTRY_MAX or size > MESSAGE_BYTES_MAX
             ):
@@ -176,8 +182,7 @@ class _LaneQueue:
         for parcel in batch:
             for message in parcel.messages:
                 command += ("m", message)
-        if (waiter := batch[0].waiter) is not None:
-            command += ("w", waiter)
+        command += batch[0].fields
         answers = [parcel.done for parcel in batch]
         try:
             with owed(answers):

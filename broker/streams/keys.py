@@ -127,6 +127,11 @@ class Keys:
         return f"{self._prefix}fence:{trade}"
 
 
+def taken_back(message_id: str, message_round: int) -> str:
+    """Return the member of `withdrawals` that stands for one round of a message: a later one is not meant."""
+    return f"{message_id}|{message_round}" if message_round else message_id
+
+
 def mailbox_owner(mailbox: str) -> tuple[str, Lane]:
     """Return agent id and lane of a mailbox key."""
     _, _, agent_id, lane = mailbox.rsplit(":", 3)

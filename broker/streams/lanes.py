@@ -18,9 +18,10 @@ READ_ENTRIES_MAX: Final = 128
 
 
 class IngressEntry:
-    """One entry of an ingress lane. `passed`: it was deduplicated before (scheduled or parked messages)."""
+    """One entry of an ingress lane. `passed`: it was deduplicated before (scheduled or parked messages).
+    `known`: it has been forwarded by a shard where that was so."""
 
-    __slots__ = ("at_ms", "id", "is_again", "lane", "messages", "passed", "waiter")
+    __slots__ = ("at_ms", "id", "is_again", "known", "lane", "messages", "passed", "waiter")
 
     def __init__(self, lane: Lane, entry_id: str, fields: list[bytes]) -> None:
         self.lane = lane
@@ -29,6 +30,7 @@ class IngressEntry:
         """When Redis took the entry, by its own clock."""
         self.waiter = ""
         self.passed = False
+        self.known = False
         self.is_again = False
         """Whether Redis refused the call that should have moved it, so that it is placed once more."""
         names = fields[::2]
@@ -43,6 +45,8 @@ class IngressEntry:
                 self.waiter = value.decode("ascii", "replace")
             elif name == b"p":
                 self.passed = True
+            elif name == b"o":
+                self.known = True
 
 
 class LaneReader:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from broker.core.parking import Signature
 from broker.streams.connection import Reply
-from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner
+from broker.streams.keys import NATIVE_GROUP, Keys, mailbox_owner, taken_back
 from broker.streams.link import Link
 from broker.streams.moves import LANE_NUMBER
 from broker.streams.scripts import ACTIVATE, DISCARD, PRESENT, WITHDRAW
@@ -79,11 +79,17 @@ class Mailboxes:
         return None
 
     async def withdraw(
-        self, message_id: str, *, needs: Signature | None = None, entry: str | None = None
+        self,
+        message_id: str,
+        *,
+        message_round: int = 0,
+        needs: Signature | None = None,
+        entry: str | None = None,
     ) -> bool:
-        """Drop a message that is finished and waits outside mailboxes; tell whether it did. `needs`, `entry`:
-        of one that may be parked. On whichever shard, and from whichever ingress lane it came (a flood's is
-        not that of its priority): neither is on record.
+        """Drop a message that is finished and waits outside mailboxes; tell whether it did. `message_round`:
+        the one that is finished; the next may be on its way. `needs`, `entry`: of one that may be parked. On
+        whichever shard, and from whichever ingress lane it came (a flood's is not that of its priority):
+        neither is on record.
 
         Raises: StreamsUnavailable.
         """
@@ -95,7 +101,7 @@ class Mailboxes:
             gone += await connection.evaluate(
                 WITHDRAW,
                 (keys.later, keys.later_messages, keys.expiry, keys.withdrawn, *streams),
-                *(parked, _head(message_id), message_id, WITHDRAWN_MS),
+                *(parked, _head(message_id), taken_back(message_id, message_round), WITHDRAWN_MS),
                 *(LANE_NUMBER[lane] + message_id for lane in LANES),
             )
         return gone > 0

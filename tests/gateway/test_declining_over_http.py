@@ -1,6 +1,7 @@
 """A recipient declines over HTTP: another gets the message, or it fails and its sender is told."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from broker.core.fold import fold
 from broker.gateway.serve import Running
 from broker.store import record
 from broker.streams.connection import open_connection
-from broker.streams.keys import Keys
+from broker.streams.keys import Keys, taken_back
 from schema.codec import decode_envelope
 from schema.ledger import EventKind
 from schema.limits import REROUTES_MAX
@@ -59,6 +60,24 @@ async def test_what_was_routed_by_capability_goes_on_without_the_one_who_decline
     assert await gateway.services.pool.fetch_value("SELECT count(*) FROM outbox") == 0
     await decline(gateway, a, message, 404)  # it is not its any more
     assert len(await published(streams_url)) == 1
+
+
+async def test_what_was_scheduled_and_declined_is_taken_back_only_in_the_round_its_sender_cancels(
+    gateway: Running, register: Register, streams_url: str
+) -> None:
+    """Routers drop what was taken back: named without its round, the round that goes on would be lost."""
+    a, sender = await register("a"), await register("sender")
+    more = {"requirements": ["sums"], "from_agent_id": sender["id"], "deliver_at": datetime.now(UTC)}
+    message = await waits(gateway, a["id"], **more)
+    assert (await decline(gateway, a, message))["status"] == "pending"
+    async with await open_connection(streams_url, name="test") as connection:
+        for expected in (False, True):
+            for keys in (Keys(0), Keys(1)):
+                found = await connection.send("ZSCORE", keys.withdrawn, taken_back(message.id, 1))
+                assert (found is not None) is expected
+            async with calling(gateway, sender["api_key"]) as own:
+                reply = await own.put(f"/api/messages/{message.id}/status", json={"status": "cancelled"})
+            assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("tried", [None, REROUTES_MAX], ids=["named", "often enough"])

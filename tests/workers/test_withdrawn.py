@@ -75,6 +75,46 @@ async def test_what_was_taken_back_on_its_way_to_another_agents_shard_is_dropped
         assert receiver.ids == [kept.id]
 
 
+@pytest.mark.parametrize("way", ["scheduled", "parked"])
+async def test_what_was_taken_back_after_it_was_forwarded_to_its_agents_shard_is_dropped(
+    any_streams_url, way
+):
+    """Its shard cannot tell from the message that it was scheduled, or parked, where it came from."""
+    async with World(any_streams_url, shards=2) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver, capabilities=("sums",), shard=1)
+        more = {"requirements": ["sums"]} if way == "parked" else {"to": agent}
+        gone, kept = (message(**more) for _ in range(2))
+        for one in (gone, kept):
+            world.raw.xadd(world.keys[0].ingress[Lane.NORMAL], {"m": encode(one), "p": "1"})
+        await world.site("route", shards=[0])
+        await until(lambda: world.raw.xlen(world.keys[0].ingress[Lane.NORMAL]) == 0)
+        assert world.raw.xlen(world.keys[1].ingress[Lane.NORMAL])
+        link = Link(any_streams_url, name="gateway")
+        assert not await Mailboxes(link, shards=2).withdraw(gone.id)
+        await link.close()
+        await world.site(shards=[1])
+        await world.until_ended([kept.id])
+        await world.until_clean()
+        assert receiver.ids == [kept.id]
+
+
+async def test_a_round_that_was_taken_back_is_dropped_and_a_later_one_is_not(streams_url):
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        gone, kept = (message(agent, round=number) for number in (1, 2))
+        link = Link(streams_url, name="gateway")
+        for one in (gone, kept):
+            await Mailboxes(link, shards=1).withdraw(one.id, message_round=1)
+        await link.close()
+        await world.send(gone, kept)
+        await world.site()
+        await world.until_ended([kept.id])
+        await world.until_clean()
+        assert receiver.ids == [kept.id]
+
+
 async def test_what_was_taken_back_long_ago_is_forgotten_while_more_is_taken_back(streams_url, monkeypatch):
     monkeypatch.setattr(mailbox, "WITHDRAWN_MS", 200)
     async with World(streams_url) as world:

@@ -4,7 +4,7 @@
 -- repeated. The first write frees memory (or changes nothing).
 --
 -- KEYS 1 later  2 later:messages  3 expiry  4 withdrawn  5.. parked streams, one per lane it may have come through
--- ARGV 1 parked entry ('' for none)  2 how its message begins  3 its id
+-- ARGV 1 parked entry ('' for none)  2 how its message begins  3 its name among those withdrawn
 --      4 how long it stays among those withdrawn, in ms
 --      5.. members of `later`, one per lane it may have come through
 -- Reply: how often it was there.
