@@ -1,6 +1,6 @@
 """The rules for registering and changing an agent, beyond types. Pure: notes faults, makes the record."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from unicodedata import is_normalized
 
@@ -117,6 +117,13 @@ def check_label(field: str, text: str, chars_max: int, faults: Faults) -> None:
         faults.add(field, "must be printable text without spaces around it")
 
 
+def check_required(field: str, capabilities: Sequence[str], faults: Faults) -> None:
+    """Note everything wrong with the capabilities somebody must have."""
+    _check_labels(
+        field, capabilities, faults, chars_max=limits.CAPABILITY_CHARS_MAX, count_max=limits.REQUIREMENTS_MAX
+    )
+
+
 def _check(field: str, value: Any, faults: Faults) -> None:  # whatever type the field has
     if value is None:
         return  # a field that takes null: its absence
@@ -139,7 +146,7 @@ def _check(field: str, value: Any, faults: Faults) -> None:  # whatever type the
         case "type" | "status_message":
             check_label(field, value, _LABELS[field], faults)
         case "capabilities" | "accepts" | "allow_from":
-            _check_labels(field, value, _LABELS[field], faults)
+            _check_labels(field, value, faults, chars_max=_LABELS[field], count_max=limits.CAPABILITIES_MAX)
         case "status" | "retry_schedule" | "contact_policy" | "endpoint_status":
             _check_choice(field, value, _CHOICES[field], faults)
 
@@ -155,9 +162,11 @@ def _check_name(name: str, faults: Faults) -> None:
         faults.add("name", "must not look like a UUID: agents are found by either")
 
 
-def _check_labels(field: str, texts: list[str], chars_max: int, faults: Faults) -> None:
-    if len(texts) > limits.CAPABILITIES_MAX:
-        faults.add(field, f"at most {limits.CAPABILITIES_MAX}")
+def _check_labels(
+    field: str, texts: Sequence[str], faults: Faults, *, chars_max: int, count_max: int
+) -> None:
+    if len(texts) > count_max:
+        faults.add(field, f"at most {count_max}")
         return
     for index, text in enumerate(texts):
         check_label(f"{field}[{index}]", text, chars_max, faults)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from broker.gateway.reading import Faults
-from broker.gateway.registration import check_label
+from broker.gateway.registration import check_label, check_required
 from schema import limits
 from schema.ids import is_id
 from schema.message import ContentRequirements, DeliveryOptions, Envelope, SendRequest
@@ -120,13 +120,8 @@ def _check_destination(request: SendRequest, faults: Faults) -> None:
     requirements = needed(request)
     if request.to_agent_id is None and not requirements:
         faults.add("to_agent_id", "name a recipient, or say in requirements what it must be capable of")
-    if requirements is None:
-        return
-    if len(requirements) > limits.REQUIREMENTS_MAX:
-        faults.add("requirements", f"at most {limits.REQUIREMENTS_MAX}")
-        return
-    for index, requirement in enumerate(requirements):
-        check_label(f"requirements[{index}]", requirement, limits.CAPABILITY_CHARS_MAX, faults)
+    if requirements is not None:
+        check_required("requirements", requirements, faults)
 
 
 def _check_options(metadata: bytes, faults: Faults) -> None:

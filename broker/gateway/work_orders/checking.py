@@ -10,7 +10,7 @@ from msgspec import Struct
 from broker.core import budget
 from broker.gateway.paging import LIMIT_DEFAULT
 from broker.gateway.reading import Faults
-from broker.gateway.registration import check_label
+from broker.gateway.registration import check_required
 from schema import limits
 from schema.ids import is_id
 from schema.times import as_utc
@@ -127,13 +127,8 @@ def _check_worker(request: WorkOrderRequest, faults: Faults) -> None:
     capabilities = request.capabilities
     if request.to_agent_id is None and not capabilities:
         faults.add("to_agent_id", "name a worker, or say in capabilities what it must be capable of")
-    if capabilities is None:
-        return
-    if len(capabilities) > limits.REQUIREMENTS_MAX:
-        faults.add("capabilities", f"at most {limits.REQUIREMENTS_MAX}")
-        return
-    for index, capability in enumerate(capabilities):
-        check_label(f"capabilities[{index}]", capability, limits.CAPABILITY_CHARS_MAX, faults)
+    if capabilities is not None:
+        check_required("capabilities", capabilities, faults)
 
 
 def _check_size(field: str, raw: msgspec.Raw, bytes_max: int, faults: Faults) -> None:
