@@ -27,6 +27,7 @@ from schema.agent import Agent
 from schema.codec import encode
 from schema.limits import EXPLAINED_CANDIDATES_MAX, EXPLAINED_EXAMINED_MAX
 from schema.message import Envelope, Tried
+from schema.routing import RemainingView
 
 
 class Drop(Enum):
@@ -43,19 +44,6 @@ class Drop(Enum):
 
 _LATE_FIRST: Final = {drop: -place for place, drop in enumerate(Drop, start=1)}
 _SAMPLED_KEPT: Final = 4  # what a plain choice looks at, at most: two in the own shard, two anywhere
-
-
-class Remaining(Struct):
-    """How many agents each filter left. `below_capacity` counts among the `examined` only."""
-
-    registered: int
-    capable: int
-    active: int
-    heard: int
-    accepting: int
-    allowed: int
-    examined: int
-    below_capacity: int
 
 
 class ExplainedCandidate(Struct):
@@ -79,7 +67,7 @@ class RouteExplanation(Struct):
     chosen: str | None
     rule: str
     having: dict[str, int]
-    remaining: Remaining
+    remaining: RemainingView
     candidates: list[ExplainedCandidate]
 
 
@@ -138,7 +126,7 @@ def explain(
         chosen=choice.agent.id if isinstance(choice, Choice) else None,
         rule=choice.rule.value if isinstance(choice, Choice) else choice.reason.value,
         having={capability: directory.index.count(capability) for capability in required},
-        remaining=Remaining(
+        remaining=RemainingView(
             registered=len(directory),
             capable=len(left.capable),
             active=len(left.active),

@@ -9,6 +9,7 @@ import random
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.core import explanation
 from broker.core.directory import Directory
@@ -24,7 +25,7 @@ from schema.errors import Unavailable
 from schema.ids import new_id
 from schema.limits import EXPLAINED_EXAMINED_MAX
 from schema.message import Envelope, SendRequest
-from schema.routing import CandidateView, ExplainReply, RemainingView
+from schema.routing import CandidateView, ExplainReply
 from schema.times import from_ms
 
 COUNTED_MAX: Final = 100_000
@@ -150,7 +151,6 @@ def _outcome(choice: Choice | NoCandidate) -> str:
 def _reply(
     explained: RouteExplanation, outcome: str, *, registered: int, having: dict[str, int], notes: list[str]
 ) -> ExplainReply:
-    left = explained.remaining
     return ExplainReply(
         by="capability",
         outcome=outcome,
@@ -158,16 +158,7 @@ def _reply(
         to_agent_id=explained.chosen,
         requirements=explained.requirements,
         having=having,
-        remaining=RemainingView(
-            registered=registered,
-            capable=left.capable,
-            active=left.active,
-            heard=left.heard,
-            accepting=left.accepting,
-            allowed=left.allowed,
-            examined=left.examined,
-            below_capacity=left.below_capacity,
-        ),
+        remaining=replace(explained.remaining, registered=registered),
         candidates=[
             CandidateView(
                 agent_id=seen.agent_id,
