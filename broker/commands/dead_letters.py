@@ -9,6 +9,7 @@ import sys
 from typing import Any, Final
 
 from broker.client.plain import Client
+from broker.client.request import given
 from broker.commands.output import Column, write_json, write_line, write_rows
 from broker.commands.reading import moment
 from broker.commands.running import Misuse, add_command, add_group
@@ -76,16 +77,15 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 
 
 def _filter(args: argparse.Namespace) -> dict[str, Any]:  # texts and moments
-    given = {
-        "agent_id": args.of,
-        "to_agent_id": args.to,
-        "from_agent_id": args.sender,
-        "reason": args.reason,
-        "message_type": args.type,
-        "since": args.since,
-        "until": args.until,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    return given(
+        agent_id=args.of,
+        to_agent_id=args.to,
+        from_agent_id=args.sender,
+        reason=args.reason,
+        message_type=args.type,
+        since=args.since,
+        until=args.until,
+    )
 
 
 def _list(client: Client, args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from broker.client.plain import Client
+from broker.client.request import given
 from broker.commands.output import write_fields, write_json
 from broker.commands.reading import moment, object_of
 from broker.commands.running import Misuse, set_command, words_of
@@ -48,11 +49,10 @@ def _send(client: Client, args: argparse.Namespace) -> None:
 
 
 def _rest(args: argparse.Namespace) -> dict[str, Any]:  # fields of SendRequest
-    given = {
-        "priority": args.priority,
-        "conversation_id": args.conversation,
-        "reply_to": args.reply_to,
-        "deliver_at": args.deliver_at,
-        "expires_at": args.expires_at,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    return given(
+        priority=args.priority,
+        conversation_id=args.conversation,
+        reply_to=args.reply_to,
+        deliver_at=args.deliver_at,
+        expires_at=args.expires_at,
+    )
