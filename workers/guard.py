@@ -240,6 +240,10 @@ class Guard:
             except BrokerError as error:
                 logs.warning("guard.failed", reason=error.message)
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:
+                # The top of a worker loop: a bug met here must not end the routers, nor leave them unguarded.
+                logs.error("guard.broken", error=error)
+                await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
         here = self.routed_here()

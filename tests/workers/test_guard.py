@@ -151,6 +151,25 @@ async def test_of_many_full_inboxes_few_are_looked_into_at_a_time_and_all_stay_c
     await link.close()
 
 
+async def test_a_bug_met_once_leaves_the_routers_guarded(
+    world: World, book: BarrierBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.guard_rules = GuardRules(shards=1, quota=Quota(messages=10))
+    met = asyncio.Event()
+
+    async def fail(_: BarrierBook) -> None:
+        met.set()
+        raise ZeroDivisionError
+
+    agent = world.agent()
+    with monkeypatch.context() as broken:
+        broken.setattr(BarrierBook, "read_changed", fail)
+        await world.site()
+        await asyncio.wait_for(met.wait(), 10)
+    await world.send(*(message(agent) for _ in range(100)))
+    await until_found(book, agent)
+
+
 async def test_a_trip_nobody_can_read_stops_no_router(world: World, book: BarrierBook) -> None:
     world.guard_rules = GuardRules(shards=1, quota=Quota(messages=10))
     world.raw.hset(BARRIERS, mapping={"trip|x": "of another release", "full|y": "soon", "v": 1})

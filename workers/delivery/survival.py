@@ -68,3 +68,5 @@ class Survival:
                 logs.warning("delivery.survival_untold", reason=error.message)
                 self._work.set()
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # the top of a worker loop: a bug met here must not end deliveries
+                logs.error("delivery.survival_broken", error=error)

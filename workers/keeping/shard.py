@@ -96,6 +96,9 @@ class KeptShard:
                 await serving
             except* BrokerError as group:
                 self._report(group)
+            except* Exception as group:
+                # The top of a worker loop: a bug met in one job must not end the keeper, nor the other jobs.
+                logs.error("keep.shard_broken", shard=self._lease.shard, error=group)
             if task.cancelling():
                 # It came while the jobs were ending after a failure: their group swallows it then.
                 return

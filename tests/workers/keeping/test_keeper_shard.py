@@ -28,6 +28,27 @@ async def test_a_shard_begins_again_after_every_failure(
         assert task.done()
 
 
+async def test_a_bug_met_in_one_job_does_not_end_the_shard(
+    streams_url: str, connection: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, met = asyncio.Event(), asyncio.Event()
+
+    async def fail_once(_: Heartbeats) -> None:
+        if not met.is_set():
+            met.set()
+            raise ZeroDivisionError
+        began.set()
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(Heartbeats, "run", fail_once)
+    async with leased(connection, "keep") as [lease], asyncio.timeout(20):
+        task = asyncio.create_task(KeptShard(lease, house_of(streams_url, pool)).run())
+        await began.wait()
+        task.cancel()
+        await asyncio.wait((task,), timeout=10)
+        assert task.done()
+
+
 def house_of(url: str, pool: Pool) -> House:
     return House(
         name="keeper",
