@@ -47,6 +47,10 @@ FULL_LOOKS_MAX: Final = 64
 With more of them than that, one that was emptied is open again the later; of 10,000 after 40 s."""
 FULL_RENEWALS_MAX: Final = FULL_INBOXES_MAX // 5
 """Renewed with every poll, a field each. So all that are listed are renewed in time."""
+NOTED_WITHIN_MS: Final = 5_000
+"""Whoever finds a loop has told both agents by then; else another router does."""
+NOTED_UNTIL_MS: Final = 3_600_000
+"""A trip older than this is not told of again: that it was not may only have been forgotten."""
 LOOKS_AT_ONCE_MAX: Final = 100
 INBOXES_WATCHED_MAX: Final = 250_000
 """Inboxes watched, some 200 bytes each; at it all of them are looked into anew."""
@@ -265,6 +269,7 @@ class Guard:
                 self._full[agent_id] = 0
         self._due.update(islice(self._full, FULL_LOOKS_MAX))
         await self._renew(now_ms)
+        await self._note_again(now_ms)
         await self._tell_ways(now_ms)
 
     async def _renew(self, now_ms: int) -> None:
@@ -290,7 +295,7 @@ class Guard:
             if await self._book.trip(trip):
                 metrics.TRIPS.child(sign=trip.sign).inc()
                 logs.warning("guard.tripped", trip=trip.id, sign=trip.sign)
-                await self._publisher.publish_many(notes_of(trip, self._find_agent))
+                await self._note(trip)
             self._found.trips.append(trip)
             self._untold_trips.pop(trip.id, None)
         roots, self._untold_roots = self._untold_roots, set()
@@ -300,6 +305,20 @@ class Guard:
                 self._roots.tell(root, count)
             for root, total in (await self._book.tell_roots(counts)).items():
                 self._roots.told(root, total)
+
+    async def _note_again(self, now_ms: int) -> None:
+        """Tell the agents of trips whose finder may have died, or met a full Redis, before it did. Twice told
+        is once told: routers know the notes by their ids."""
+        here = self.routed_here()
+        for trip in tuple(self._found.unnoted):
+            is_due = NOTED_WITHIN_MS <= now_ms - trip.at_ms < NOTED_UNTIL_MS
+            if is_due and shard_of(trip.from_agent_id, self._rules.shards) in here:
+                await self._note(trip)
+                self._found.unnoted.remove(trip)
+
+    async def _note(self, trip: Trip) -> None:
+        await self._publisher.publish_many(notes_of(trip, self._find_agent))
+        await self._book.noted(trip)
 
     async def _tell_ways(self, now_ms: int) -> None:
         rules = self._rules.loops

@@ -22,16 +22,19 @@ from schema.trip import Trip
 _VERSION: Final = b"v"
 _FULL: Final = b"full|"
 _TRIP: Final = b"trip|"
+_NOTED: Final = b"noted|"
 ROOT_MS: Final = 3_600_000
 """A root nobody has sent anything under for this long begins anew."""
 _trip: Final = msgspec.json.Decoder(Trip)
 
 
 class Found(Struct):
-    """What is stopped. `full`: agents, and until when (server ms) that counts."""
+    """What is stopped. `full`: agents, and until when (server ms) that counts. `unnoted`: those of the trips
+    whose agents have not been told, as far as is known."""
 
     full: dict[str, int]
     trips: list[Trip]
+    unnoted: list[Trip] = []
 
 
 class BarrierBook:
@@ -81,11 +84,25 @@ class BarrierBook:
         )
         return bool(is_new)
 
+    async def noted(self, trip: Trip) -> None:
+        """Note that both agents of a trip have been told."""
+        connection = await self._link.get()
+        await connection.send_many(
+            [
+                ("HSET", BARRIERS, _NOTED + trip.id.encode(), trip.at_ms),
+                ("HINCRBY", BARRIERS, _VERSION, 1),
+            ]
+        )
+
     async def reset(self, trip_id: str) -> bool:
         """Take a trip away; tell whether it was there."""
         connection = await self._link.get()
-        count, _ = await connection.send_many(
-            [("HDEL", BARRIERS, _TRIP + trip_id.encode()), ("HINCRBY", BARRIERS, _VERSION, 1)]
+        count, _, _ = await connection.send_many(
+            [
+                ("HDEL", BARRIERS, _TRIP + trip_id.encode()),
+                ("HDEL", BARRIERS, _NOTED + trip_id.encode()),
+                ("HINCRBY", BARRIERS, _VERSION, 1),
+            ]
         )
         return bool(count)
 
@@ -117,13 +134,17 @@ class BarrierBook:
 
 def _parsed(reply: Reply) -> Found:
     found = Found({}, [])
+    noted: set[tuple[str, int]] = set()
     for name, value in zip(reply[::2], reply[1::2], strict=True):
         try:
             if name.startswith(_FULL):
                 found.full[name.removeprefix(_FULL).decode()] = int(value)
             elif name.startswith(_TRIP):
                 found.trips.append(_trip.decode(value))
+            elif name.startswith(_NOTED):
+                noted.add((name.removeprefix(_NOTED).decode(), int(value)))
         except (msgspec.MsgspecError, ValueError):
             # Of another release, or not ours: it must not end every router and gateway there is.
             logs.warning("barriers.unreadable", entry=name.decode(errors="replace"))
+    found.unnoted = [trip for trip in found.trips if (trip.id, trip.at_ms) not in noted]
     return found

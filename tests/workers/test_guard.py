@@ -1,6 +1,7 @@
 """What routers end instead of passing it on: full inboxes, loops, what operators have switched off."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -10,7 +11,7 @@ from worker_rig import World, message, until
 
 from broker.core.admission import UNSEEN_MESSAGES, Quota
 from broker.core.barriers import Switches
-from broker.core.loops import LoopRules
+from broker.core.loops import LoopRules, Sign
 from broker.streams.barriers import BarrierBook
 from broker.streams.clock import ServerClock
 from broker.streams.ingress import Publisher
@@ -251,6 +252,31 @@ async def test_the_same_again_and_again_trips_and_both_hear_of_it_once(
     await until(lambda: len(ended(world, LOOP)) == 8)
     await world.send(message(sender, from_agent_id=recipient.id))
     await until(lambda: depth(world, sender) == 2)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+async def test_notes_whose_finder_died_before_it_published_them_are_published_once_by_another(
+    world: World, book: BarrierBook, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    monkeypatch.setattr(guarding, "NOTED_WITHIN_MS", 0)
+    world.guard_rules = GuardRules(shards=1)
+    one, other = world.agent(), world.agent()
+    now_ms = int(time.time() * 1_000)
+    trip = guarding.trip_of(Sign.REPEAT, one.id, other.id, at_ms=now_ms)
+    assert await book.trip(trip)
+    if noted:
+        await world.publisher.publish_many(guarding.notes_of(trip, world.live.directory.get))
+    await world.site()
+    await until(lambda: depth(world, one) == depth(world, other) == 1)
+    async with asyncio.timeout(10):
+        while (await book.read()).unnoted:  # noqa: ASYNC110  # nothing to wait on
+            await asyncio.sleep(0.01)
+    # A marker: what was published before it has been routed.
+    await world.send(message(one, content=b'{"last":1}'))
+    await until(lambda: depth(world, one) == 2)
+    assert depth(world, other) == 1
+    assert await book.reset(trip.id)
+    assert not [field for field in world.raw.hkeys(BARRIERS) if trip.id.encode() in field]
 
 
 async def test_after_the_reset_messages_pass_again(world: World, book: BarrierBook) -> None:
