@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
+from broker.gateway.accepting import accept, accept_at_once
 from broker.gateway.access import acting_agent
 from broker.gateway.call import Call, Reply
 from broker.gateway.errors import error_body
-from broker.gateway.messages import accept, accept_at_once
 from broker.gateway.reading import BodyReader
 from broker.gateway.sending import check_message
 from broker.telemetry import metrics

@@ -12,18 +12,11 @@ import asyncio
 from functools import partial
 from typing import Final
 
+from broker.gateway.accepting import accept_at_once
 from broker.gateway.call import Principal, Scope
 from broker.gateway.exchange import Counted, Exchange, ShortWay
-from broker.gateway.messages import (
-    PUBLISHED,
-    accept_at_once,
-    expect,
-    is_new,
-    pending_view,
-    publish_and_wait,
-    reply_of,
-)
 from broker.gateway.operation import Operation
+from broker.gateway.publishing import PUBLISHED, expect, is_new, pending_view, publish_and_wait, reply_of
 from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
 from broker.gateway.waiting import Expectation, Rung, Waiter

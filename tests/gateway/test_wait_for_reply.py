@@ -14,7 +14,7 @@ from ledger_events import envelope, settled, succeeded
 from msgspec import Raw
 from recording import Recorder, now_ms
 
-from broker.gateway import messages, reply_waiting
+from broker.gateway import publishing, reply_waiting
 from broker.gateway.reply_waiting import Question, wait_for_reply
 from broker.gateway.serve import Running
 from broker.gateway.waiting import ReplyWaiter
@@ -299,7 +299,7 @@ async def test_an_answer_that_overtakes_the_record_of_its_question_still_inherit
     recorder: Recorder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(messages, "ANSWERED_ROW_WAIT_MS", PATIENT_MS)
+    monkeypatch.setattr(publishing, "ANSWERED_ROW_WAIT_MS", PATIENT_MS)
     a, b = (await register("a"))["id"], (await register("b"))["id"]
     question = envelope(to_agent_id=b, from_agent_id=a, conversation_id="c", hop=2)
     body = {"to_agent_id": a, "from_agent_id": b, "reply_to": question.id}

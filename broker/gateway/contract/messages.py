@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from broker.gateway import batch, messages, status
+from broker.gateway import batch, messages, publishing, status
 from broker.gateway.call import Scope
 from broker.gateway.operation import Operation
 from broker.gateway.sending import check_message
@@ -37,8 +37,8 @@ MESSAGES: Final = (
         scope=Scope.MESSAGES_SEND,
         body=SendRequest,
         check=check_message,
-        query=messages.SendQuery,
-        check_query=messages.check_wait,
+        query=publishing.SendQuery,
+        check_query=publishing.check_wait,
         idempotent_by_key=True,
         replies={201: MessageView, 202: MessageView},
         errors=(
@@ -54,7 +54,7 @@ MESSAGES: Final = (
             ),
             *(Overloaded, StreamsUnavailable, StreamsFull, StoreUnavailable),
         ),
-        handler=messages.send,
+        handler=publishing.send,
     ),
     Operation(
         name="sendBatch",

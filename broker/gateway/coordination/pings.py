@@ -2,12 +2,12 @@
 
 from msgspec import Raw, Struct
 
+from broker.gateway.accepting import accept
 from broker.gateway.call import Call, Reply
 from broker.gateway.coordination.caller import SENDER, required_agent
 from broker.gateway.coordination.posting import post
 from broker.gateway.coordination.presence import seen
 from broker.gateway.known_agents import unknown_recipient
-from broker.gateway.messages import accept
 from broker.gateway.reading import Faults
 from broker.gateway.services import Services
 from broker.store import agents as stored_agents

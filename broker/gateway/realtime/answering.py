@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec import UNSET, Raw
 
-from broker.gateway import errors, messages
+from broker.gateway import errors, publishing
+from broker.gateway.accepting import accept
 from broker.gateway.access import authorize
 from broker.gateway.call import Principal, Scope
 from broker.gateway.reading import BodyReader
@@ -142,9 +143,9 @@ class Answerer:
         claim = request.from_agent_id
         if claim is not None and await services.agents.find_or_trust(claim) != agent_id:
             raise AgentMismatch("this session belongs to another agent", field="from_agent_id")
-        if (earlier := await messages.sent_before(services, request, agent_id)) is not None:
+        if (earlier := await publishing.sent_before(services, request, agent_id)) is not None:
             return earlier.id
-        envelope = await messages.accept(services, request, agent_id)
+        envelope = await accept(services, request, agent_id)
         services.gatekeeper.spend(agent_id, envelope)
         await services.publish([envelope])
         _PUBLISHED.inc()
