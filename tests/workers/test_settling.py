@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 import redis
 from cluster import client_of, close
-from worker_rig import message, until
+from worker_rig import World, message, until
 
 from broker.core.breaker import Breaker
 from broker.streams.connection import open_connection
@@ -122,3 +122,29 @@ async def test_a_closed_settler_sends_nothing_more(any_streams_url, raw):
         it.settler.finish(second, finished(second, Status.FAILED, Reason.GONE, now_ms=1))
         await asyncio.sleep(0.05)  # longer than results wait for company
         assert raw.xlen(first.mailbox.key) == 2
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"status": "processed"}'], ids=["plain", "outspoken"])
+async def test_what_fails_after_a_message_was_settled_ends_it_no_second_time(streams_url, monkeypatch, body):
+    """A fault of ours: whatever the rest of the work on an answer meets, the message has its end."""
+    broken: list[str] = []
+    note = Settler._note
+
+    def noted(self, event, message_id, status, waiter) -> None:
+        note(self, event, message_id, status, waiter)
+        if status in (Status.DELIVERED, Status.PROCESSED) and not broken:
+            broken.append(message_id)
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Settler, "_note", noted)
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        receiver.script = lambda _: (200, body)
+        agent = world.agent(receiver)
+        await world.site()
+        ids = await world.send(*(message(agent) for _ in range(5)))
+        await world.until_ended(ids)
+        await world.until_clean()
+        assert len(broken) == 1
+        assert {len(ends) for ends in world.ends().values()} == {1}
+        assert not any((Status.FAILED, "poison") in ends for ends in world.ends().values())

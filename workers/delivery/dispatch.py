@@ -320,8 +320,10 @@ class Dispatch:
             self.health.recovered(endpoint, now_ms)
 
     def _bury(self, item: Item, error: Exception, now_ms: int) -> None:
-        """End a message on which our own code fails."""
+        """End a message on which our own code fails, unless that was after it had come to an end."""
         logs.error("delivery.message_broken", message_id=item.id, error=error)
+        if self._settler.took_last(item):
+            return
         self.finish(item, Status.FAILED, Reason.POISON, now_ms)
 
     def _replied(self, item: Item, outcome: Outcome) -> None:

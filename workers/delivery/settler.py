@@ -72,7 +72,12 @@ class Settler:
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._rerouting = 0
+        self._last: Item | None = None
         self._idle = asyncio.Event()
+
+    def took_last(self, item: Item) -> bool:
+        """Tell whether this is what was handed over last: whatever fails then, it comes to its end."""
+        return self._last is item
 
     def finish(self, item: Item, event: Event) -> None:
         """Settle an item for good: its entry goes, its event stays."""
@@ -97,6 +102,7 @@ class Settler:
             settlement.over.append(item.due_member)
         settlement.retries[member] = due_ms
         self._batch.items.append(item)
+        self._last = item
         self._note(encode(event), event.id, event.status, item.waiter)
 
     def reroute(self, item: Item, event: Event, message: Envelope) -> None:
@@ -105,6 +111,7 @@ class Settler:
             return
         keys, mailbox = self._keys, item.mailbox
         self._rerouting += 1
+        self._last = item
         self._connection.run(
             REROUTE,
             (
@@ -153,6 +160,7 @@ class Settler:
         if item.expires_ms is not None:
             settlement.forget.append(item.place)
         self._batch.items.append(item)
+        self._last = item
 
     def _note(self, event: bytes, message_id: str, status: Status, waiter: str) -> None:
         batch = self._batch
