@@ -32,6 +32,7 @@ from whole_broker import SHORT, WholeBroker, free_port
 
 from broker.servers.postgres import EmbeddedPostgres
 from broker.servers.valkey import EmbeddedValkey
+from broker.store.pool import Pool, open_pool
 
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
@@ -221,6 +222,17 @@ def any_postgres_url(request: pytest.FixtureRequest, servers: Callable[[str], st
     return servers(f"postgres {request.param}")
 
 
+@pytest.fixture
+def own_redis() -> Iterator[EmbeddedValkey]:
+    """A Redis of this test's own, to be stopped and started."""
+    home = Path(tempfile.mkdtemp(prefix="ab-"))
+    server = EmbeddedValkey(home, maxmemory_bytes=64 * 1024**2)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(home)
+
+
 # --- an empty database per test ---------------------------------------------------------------------
 
 
@@ -252,6 +264,14 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     url = await _fresh_database(postgres_url)
     yield url
     await _drop(postgres_url, url)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """A pool on a fresh, migrated database."""
+    opened = await open_pool(database_url, application_name="tests")
+    yield opened
+    await opened.aclose()
 
 
 @pytest.fixture

@@ -11,19 +11,12 @@ from broker.gateway import known_agents
 from broker.gateway.known_agents import KnownAgents
 from broker.store import agents as stored_agents
 from broker.store.keys import StoredKey
-from broker.store.pool import Pool, open_pool
+from broker.store.pool import Pool
 from broker.streams.keys import REGISTRY
 from broker.streams.link import Link
 from broker.streams.registry import Registry
 from schema.agent import Agent
 from schema.ids import new_id
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    one = await open_pool(database_url, size=2, application_name="test")
-    yield one
-    await one.aclose()
 
 
 @pytest.fixture

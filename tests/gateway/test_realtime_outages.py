@@ -1,10 +1,7 @@
 """Live sessions while a store is away, and replies over them: nothing is lost, nothing comes twice."""
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -18,17 +15,6 @@ from schema.errors import BrokerError
 from schema.ledger import EventKind
 
 PATIENCE_S = 20
-
-
-@pytest.fixture
-def own_redis() -> Iterator[EmbeddedValkey]:
-    """A Redis of this test's own, to be stopped and started."""
-    home = Path(tempfile.mkdtemp(prefix="ab-"))
-    server = EmbeddedValkey(home, maxmemory_bytes=64 * 1024**2)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(home)
 
 
 @pytest.fixture

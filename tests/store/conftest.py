@@ -1,17 +1,10 @@
-"""A pool on a fresh, migrated database of the embedded PostgreSQL, and of each one there is."""
+"""A pool on a fresh, migrated database of each PostgreSQL there is."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from broker.store.pool import Pool, open_pool
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    opened = await open_pool(database_url, application_name="tests")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """What its agent or its sender has ended is shown, pushed and ended no more, whatever happens:
 Redis is away, the record behind, the message in no mailbox yet."""
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,17 +24,6 @@ from schema.times import from_ms
 from workers.delivery.delivery import Delivery
 
 SHARDS = 2
-
-
-@pytest.fixture
-def own_redis() -> Iterator[EmbeddedValkey]:
-    """A Redis of this test's own, to be stopped and started."""
-    home = Path(tempfile.mkdtemp(prefix="ab-"))
-    server = EmbeddedValkey(home, maxmemory_bytes=64 * 1024**2)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(home)
 
 
 class Scene:

@@ -10,7 +10,7 @@ from worker_rig import until
 from broker.core import keys as key_format
 from broker.store import agents as stored_agents
 from broker.store.keys import StoredKey
-from broker.store.pool import Pool, open_pool
+from broker.store.pool import Pool
 from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY
 from broker.streams.link import Link
@@ -19,13 +19,6 @@ from broker.streams.registry import Registry
 from schema.agent import Agent
 from schema.ids import new_id
 from workers.live_directory import LiveDirectory
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    opened = await open_pool(database_url, size=2, application_name="test")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture

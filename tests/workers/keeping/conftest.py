@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from keeper_rig import StartKeeper, starting_keepers
 
-from broker.store.pool import Pool, open_pool
 from broker.streams.connection import Connection, open_connection
 
 
@@ -22,14 +21,6 @@ async def any_connection(any_streams_url: str) -> AsyncIterator[Connection]:
     """A connection to each Redis there is, emptied."""
     async with await open_connection(any_streams_url, name="test") as opened:
         yield opened
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """A fresh, migrated database."""
-    opened = await open_pool(database_url, application_name="test")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture
