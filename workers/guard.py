@@ -127,29 +127,26 @@ class Guard:
 
         `size`: of the message, in bytes. `is_new`: it is not judged for a second time.
         """
-        reason = self._judge(envelope, agent, size, now_ms, is_new=is_new)
-        if reason is not None:
-            _STOPPED[reason].inc()
-        return reason
-
-    def _judge(
-        self, envelope: Envelope, agent: Agent, size: int, now_ms: int, *, is_new: bool
-    ) -> Reason | None:
         recipient, sender = agent.id, envelope.from_agent_id
-        barriers = self.barriers
-        if barriers.is_any:
-            stop = barriers.stops(sender, recipient, envelope.root_id)
+        if self.barriers.is_any:
+            stop = self.barriers.stops(sender, recipient, envelope.root_id)
             if stop is not None:
-                return _REASONS[stop]
+                return _counted(_REASONS[stop])
         inbox = self._inboxes.get(recipient) or self._watch(agent)
         if inbox.let_in(size) and not self._has_room(recipient, inbox):
-            return Reason.INBOX_FULL
+            return _counted(Reason.INBOX_FULL)
         if not is_new:
             return None
         if envelope.hop:
             return self._judge_root(envelope.root_id or envelope.id)
-        if sender is not None and self._watches_loops and envelope.reply_to is None and sender != recipient:
-            return self._judge_loop(envelope, sender, recipient, now_ms)
+        if sender is None or not self._watches_loops or envelope.reply_to is not None or sender == recipient:
+            return None
+        sign = self._loops.see(envelope, sender, recipient, now_ms)
+        if sign is not None:
+            self._trip(sign, sender, recipient)
+            return _counted(Reason.LOOP)
+        if not self._is_whole:
+            self._note_way(sender, recipient, now_ms)
         return None
 
     def _watch(self, agent: Agent) -> InboxWatch:
@@ -166,19 +163,10 @@ class Guard:
 
     def _judge_root(self, root_id: str) -> Reason | None:
         if self._roots.see(root_id):
-            return Reason.ROOT_LIMIT
+            return _counted(Reason.ROOT_LIMIT)
         if not self._is_whole and self._roots.untold(root_id):
             self._untold_roots.add(root_id)
             self._work.set()
-        return None
-
-    def _judge_loop(self, envelope: Envelope, sender: str, recipient: str, now_ms: int) -> Reason | None:
-        sign = self._loops.see(envelope, sender, recipient, now_ms)
-        if sign is not None:
-            self._trip(sign, sender, recipient)
-            return Reason.LOOP
-        if not self._is_whole:
-            self._note_way(sender, recipient, now_ms)
         return None
 
     def _note_way(self, sender: str, recipient: str, now_ms: int) -> None:
@@ -379,6 +367,11 @@ class Guard:
                 self._full[agent_id] = told_ms
         if filled or opened:
             await self._book.fill(filled, opened)
+
+
+def _counted(reason: Reason) -> Reason:
+    _STOPPED[reason].inc()
+    return reason
 
 
 def trip_of(sign: Sign, sender: str, recipient: str, *, at_ms: int) -> Trip:

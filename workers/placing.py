@@ -49,7 +49,9 @@ class Way(Enum):
 class Placement(Struct, gc=False):
     """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
     forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote. `key`:
-    what makes a second publish of the same message a duplicate; empty for what is not looked up.
+    what makes a second publish of the same message a duplicate; empty for what is not looked up. `on_record`:
+    the message was on record before, so its sender may have taken it back on its way here: it was scheduled,
+    parked, or at another agent, or this is not its first round.
 
     The rest is noted as it is moved. `body`: the message as it lies in the mailbox. `told`: its ledger event
     goes with the call. `mailbox`: where the delivery owner in this process expects it."""
@@ -64,21 +66,11 @@ class Placement(Struct, gc=False):
     reason: str = ""
     detail: str = ""
     key: bytes = b""
+    on_record: bool = False
     waiter: str = ""
     body: bytes = b""
     told: bool = True
     mailbox: Mailbox | None = None
-
-    def may_be_withdrawn(self, entry: IngressEntry) -> bool:
-        """Tell whether the message was on record before, so that its sender may have taken it back on its way
-        here: it was scheduled, parked, or at another agent, or this is not its first round."""
-        envelope = self.envelope
-        return envelope is not None and (
-            entry.passed
-            or entry.known
-            or envelope.tried is not UNSET
-            or (envelope.round is not UNSET and envelope.round > 0)
-        )
 
 
 class Placer:
@@ -116,11 +108,12 @@ class Placer:
         except Rejected as error:
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
         placement = self._place(raw, envelope, entry, chosen, now_ms)
-        agent = placement.agent
-        if placement.way is Way.MAILBOX and self._guard is not None and agent is not None:
-            reason = self._guard.judge(
-                envelope, agent, len(raw), now_ms, is_new=not entry.is_again and envelope.tried is UNSET
-            )
+        tried, later = envelope.tried is not UNSET, envelope.round is not UNSET and envelope.round > 0
+        if tried or later or entry.passed or entry.known:
+            placement.on_record = True
+        agent, guard = placement.agent, self._guard
+        if placement.way is Way.MAILBOX and guard is not None and agent is not None:
+            reason = guard.judge(envelope, agent, len(raw), now_ms, is_new=not (tried or entry.is_again))
             if reason is not None:
                 placement.way, placement.reason = Way.ENDED, reason.value
         if not entry.passed and placement.way is not Way.QUARANTINED:
@@ -227,8 +220,8 @@ class Placer:
             return Placement(Way.QUARANTINED, raw, envelope, reason=Reason.MALFORMED.value, detail=detail)
         envelope.requirements = requirements
         envelope.route = UNSET
-        tried = envelope.tried if isinstance(envelope.tried, list) else ()
-        excluded = [one.agent_id for one in tried]
+        tried = () if envelope.tried is UNSET else envelope.tried
+        excluded = [one.agent_id for one in tried] if tried else ()
         if chosen and (before := chosen.get(envelope.id)) and before not in excluded:
             again = self._directory.get(before)
             if again is not None:
@@ -276,10 +269,10 @@ def _object(route: Raw) -> bytes | None:
 def deduplication_key(envelope: Envelope) -> bytes:
     """Return what makes a second publish of the same message (and the same round) a duplicate."""
     key = id_bytes(envelope.id)
-    if isinstance(envelope.round, int):
+    if envelope.round is not UNSET:
         key += envelope.round.to_bytes(2)
     # To another agent it may come back to a shard that has seen it: that is another step, of one byte.
-    return key if not isinstance(envelope.tried, list) else key + len(envelope.tried).to_bytes(1)
+    return key if envelope.tried is UNSET else key + len(envelope.tried).to_bytes(1)
 
 
 def event_of(placement: Placement, body: bytes, *, now_ms: int) -> bytes:

@@ -178,8 +178,8 @@ class Router:
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
         now_ms = self._clock.now_ms()
         placed = self._place_batch(entries, now_ms)
-        if any(one.may_be_withdrawn(entry) for entry, many in placed for one in many):
-            await self._drop_withdrawn(placed)
+        if on_record := [one for _, many in placed for one in many if one.on_record]:
+            await self._drop_withdrawn(on_record)
         ways = {one.way for _, many in placed for one in many}
         if Way.UNDECIDED in ways:
             placed = await self._judge_unknown(placed, now_ms)
@@ -197,10 +197,9 @@ class Router:
         else:
             self._moved(entries, None)
 
-    async def _drop_withdrawn(self, placed: Placed) -> None:
+    async def _drop_withdrawn(self, moving: list[Placement]) -> None:
         """Let go of messages whose sender has taken them back while they were on their way here, from among
         those scheduled or parked, from another agent, or in a later round: nothing else finds them then."""
-        moving = [one for entry, many in placed for one in many if one.may_be_withdrawn(entry)]
         names = [
             taken_back(one.id, one.round or 0) for one in (it.envelope for it in moving) if one is not None
         ]
@@ -317,7 +316,7 @@ class Router:
         together: dict[tuple[str, bool], list[Envelope]] = defaultdict(list)
         for (entry, one), seen in zip(leaving, known, strict=True):
             if one.envelope is not None and (entry.passed or not seen):
-                together[entry.waiter, one.may_be_withdrawn(entry)].append(one.envelope)
+                together[entry.waiter, one.on_record].append(one.envelope)
         for (waiter, on_record), envelopes in together.items():
             await self._publisher.publish_many(envelopes, waiter=waiter or None, known=on_record)
 

@@ -71,10 +71,9 @@ class LoopWatch:
         rules, pair = self._rules, (sender, recipient)
         if rules.repeats:
             body = crc32(envelope.content, hash(pair) & 0xFFFFFFFF) << 32 | len(envelope.message_type)
-            found = self._bodies.get(body)
-            if found is None:
-                self._bodies.put(body, (now_ms, envelope.id))
-            elif self._repeated(body, found, envelope.id, now_ms) > rules.repeats:
+            first: _First = (now_ms, envelope.id)
+            found = self._bodies.get_or_put(body, first)
+            if found is not first and self._repeated(body, found, envelope.id, now_ms) > rules.repeats:
                 return Sign.REPEAT
         if rules.alternations:
             way = self._ways.get(pair) or self._new_way(pair, now_ms)
@@ -241,6 +240,15 @@ class _Generations(Generic[Key, Value]):
         if value is None and (value := self._former.pop(key, None)) is not None:
             self.put(key, value)
         return value
+
+    def get_or_put(self, key: Key, value: Value) -> Value:
+        """Return what is remembered of the key; `value`, remembered from now on, where nothing is."""
+        if len(self._young) >= self._most:
+            self._former, self._young = self._young, {}
+        found = self._young.setdefault(key, value)
+        if found is value and self._former:
+            found = self._young[key] = self._former.pop(key, value)
+        return found
 
     def put(self, key: Key, value: Value) -> None:
         if len(self._young) >= self._most:
