@@ -60,12 +60,17 @@ def _without_value(text: str) -> str:
     return text.splitlines()[0].partition(": ")[0] if text else "refused"
 
 
+def _first_line(error: asyncpg.PostgresError) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _of_server(error: asyncpg.PostgresError) -> Exception:
     state = error.sqlstate or ""
     if state == NO_PARTITION:
-        return PartitionMissing(str(error))
+        # What the server adds in further lines is the row: it is part of somebody's message.
+        return PartitionMissing(f"{_without_value(str(error))} ({state})")
     if state[:2] in _FAULTY:
         return DataFault(f"{_without_value(str(error))} ({state})")
     if state[:2] in _AWAY or state in _UNPREPARED:
-        return StoreUnavailable(f"the store refuses: {error} ({state})")
+        return StoreUnavailable(f"the store refuses: {_first_line(error)} ({state})")
     return error

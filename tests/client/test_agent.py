@@ -328,6 +328,31 @@ async def test_a_handler_may_answer_by_itself_as_often_as_it_likes(running: Runn
     assert sorted(heard) == [("response", {"part": 2}, sent), ("status", {"part": 1}, sent)]
 
 
+async def test_what_a_handler_sends_has_its_message_for_a_cause(running: Running, mark: str) -> None:
+    """So loops are counted whatever the handler says; what it sends outside has none."""
+    worker = make(running, f"middle-{mark}", "websocket")
+    asker = make(running, f"first-{mark}", "websocket")
+    last = make(running, f"last-{mark}", "websocket")
+    heard: dict[str, Message] = {}
+
+    @worker.on("task")
+    async def pass_on(message: Message) -> None:
+        await worker.send({}, to=f"last-{mark}", message_type="caused")
+
+    @last.on()
+    async def hear(message: Message) -> None:
+        heard[message.type] = message
+
+    async with serving(worker, asker, last):
+        sent = await asker.send({}, to=f"middle-{mark}", message_type="task")
+        await worker.send({}, to=f"last-{mark}", message_type="uncaused")
+        await until(lambda: len(heard) == 2)
+    async with AgentClient(running.api_url, running.api_key) as client:
+        caused, uncaused = [await client.messages.show(heard[one].id) for one in ("caused", "uncaused")]
+    assert (caused.hop, caused.root_id) == (1, sent)
+    assert (uncaused.hop, uncaused.root_id) == (0, uncaused.id)
+
+
 async def test_agents_are_seen_to_come(running: Running, mark: str) -> None:
     watcher = make(running, f"watcher-{mark}", "websocket")
     seen = []

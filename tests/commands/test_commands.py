@@ -144,6 +144,20 @@ def test_dead_letters_and_statistics(shell: Shell, calm_broker: WholeBroker) -> 
     assert "agents online" in shell("stats")
 
 
+def test_a_replay_in_bulk_says_call_by_call_how_far_it_is(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = shell.agent("dies-twice", "--endpoint", "http://127.0.0.1:1099/")
+    for _ in range(2):
+        sent = shell.json("send", "{}", "--to", name, "--wait", "processed", "--timeout-ms", "30000")
+        assert sent["status"] == "failed"
+    capsys.readouterr()
+    assert main(("dead-letters", "replay", "--to", name, "--batch", "1")) == 0
+    said = capsys.readouterr()
+    assert said.err == "1 replayed, 0 skipped of 2\n"  # the last call says it on stdout
+    assert said.out == "2 replayed, 0 skipped\n"
+
+
 def test_exit_codes_and_sentences(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell("send", "{}", "--to", "nobody-at-all", code=1).endswith("(unknown_recipient)\n")
     assert "--to or --requires" in shell("send", "{}", code=2)

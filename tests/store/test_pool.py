@@ -10,6 +10,7 @@ from silent_postgres import silenceable
 
 from broker.servers.postgres import EmbeddedPostgres
 from broker.store import pool as pool_module
+from broker.store.faults import PartitionMissing, mapped
 from broker.store.pool import Pool, open_pool
 from broker.telemetry import metrics
 from schema.errors import DataFault, StoreUnavailable
@@ -47,6 +48,16 @@ async def test_errors_are_mapped_by_what_they_are(any_pool: Pool, statement: str
     with pytest.raises(error):
         await any_pool.execute(statement)
     assert await any_pool.is_up()
+
+
+async def test_of_a_row_without_a_place_nothing_but_the_table_is_told(pool: Pool) -> None:
+    """The server says the whole row, in a detail; what we say of it is logged."""
+    async with pool.connection() as connection:
+        await connection.execute("CREATE TEMPORARY TABLE days (said text CHECK (said <> 'canary'))")
+        with pytest.raises(PartitionMissing) as found, mapped():
+            await connection.execute("INSERT INTO days VALUES ('canary')")
+    assert "days" in found.value.message
+    assert "canary" not in found.value.message
 
 
 async def test_an_argument_the_driver_refuses_is_a_fault_of_the_data(pool: Pool) -> None:

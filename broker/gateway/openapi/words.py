@@ -102,6 +102,7 @@ FAULTS: Final = {
     "too_many_keys": "the agent has 20 keys that work; revoke one first",
     "idempotency_mismatch": "this Idempotency-Key came with another body before",
     "request_timeout": "the body did not arrive in time",
+    "head_too_large": "the head of a request; at most 65536 bytes",
     "too_large": "a body of 300000 bytes; at most 262144",
     "unsupported_media_type": "compressed bodies are not taken",
     "unknown_recipient": "no agent is known as 'scraper_hnda'",
