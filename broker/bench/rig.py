@@ -1,7 +1,8 @@
 """The bench around what is measured: sink, publisher and ceiling as processes, and one function per run.
 
 Every run begins with an empty tally and ends when everything is accounted for; CPU is what each part used in
-between.
+between. That includes folding its messages into the statistics: the keeper does it every five seconds, so of
+runs this short it would do it for some, and for others in the run of the bare loop that follows.
 """
 
 import asyncio
@@ -18,23 +19,30 @@ from broker.bench.commits import Commits
 from broker.bench.control import Child, Nothing
 from broker.bench.figures import per_second
 from broker.bench.leftovers import Picture, take_picture
-from broker.bench.load import LoadOrder, LoadReport
+from broker.bench.load import LoadOrder, LoadReport, now_ms
 from broker.bench.payload import Fleet
 from broker.bench.processes import read_table, roles_below, seconds_by_role
 from broker.bench.report import Run
 from broker.bench.sink import Ports, SinkOrder, SinkReport
 from broker.bench.subject import Subject
+from broker.store import statistics
+from broker.store.pool import Pool, open_pool
 from broker.streams.keys import DEPLOYMENT
+from schema.limits import STATISTICS_MINUTES_KEPT_MS
 
 REST_LOOK_S: Final = 0.5
 REST_LOOKS_MAX: Final = 10
+FOLD_MESSAGES_MAX: Final = 40_000
+"""Messages folded into the statistics in one transaction, as by the keeper."""
+FOLD_AGAIN_S: Final = 0.02
 
 
 class Rig:
     """Children, connections and the broker they look at. Made by `open_rig`."""
 
-    def __init__(self, subject: Subject, *, database: Any, redis: Any, commits: Commits) -> None:
+    def __init__(self, subject: Subject, *, database: Any, pool: Pool, redis: Any, commits: Commits) -> None:
         self._subject = subject
+        self._pool = pool
         self._database = database  # Any, both: neither driver types its replies
         self._redis = redis
         self._commits = commits
@@ -96,6 +104,7 @@ class Rig:
         load = await self._load.ask(LoadOrder(do="publish", count=count, rate=rate), LoadReport)
         await arrival(self._sink, count)
         committed_ns = await self._commits.wait(load.low_id, load.high_id, count)
+        await self._fold()
         run = await self._end(count, before, load, committed_ns)
         run.rate = rate
         return run
@@ -108,6 +117,19 @@ class Rig:
         run = await self._end(count, before, load, (await loop).committed_ns)
         run.rate = rate
         return run
+
+    async def _fold(self) -> None:
+        """Fold what was noted of this run into the statistics, unless the keeper has.
+
+        Raises: StoreUnavailable.
+        """
+        since_ms = now_ms() - STATISTICS_MINUTES_KEPT_MS
+        while True:
+            folded = await statistics.fold(self._pool, messages=FOLD_MESSAGES_MAX, minutes_since_ms=since_ms)
+            if folded is None:
+                await asyncio.sleep(FOLD_AGAIN_S)  # The keeper is at it.
+            elif not folded.deltas:
+                return
 
     async def _begin(self) -> Mapping[str, float]:
         await self._sink.ask(SinkOrder(do="reset"), Nothing)
@@ -144,8 +166,12 @@ async def open_rig(subject: Subject, *, endpoints: int) -> AsyncIterator[Rig]:
         redis = await stack.enter_async_context(Redis.from_url(subject.redis_url))
         database = await asyncpg.connect(subject.database_url)
         stack.push_async_callback(database.close)
+        pool = await open_pool(subject.database_url, size=1, application_name="agent-broker bench")
+        stack.push_async_callback(pool.aclose)
         shards = int(await redis.hget(DEPLOYMENT, "shards") or 0)
-        rig = Rig(subject, database=database, redis=redis, commits=Commits(database, redis, shards))
+        rig = Rig(
+            subject, database=database, pool=pool, redis=redis, commits=Commits(database, redis, shards)
+        )
         await rig.start(stack, endpoints=endpoints)
         yield rig
 
