@@ -385,6 +385,33 @@ async def test_what_is_skipped_says_why(
     }
 
 
+async def test_what_redis_lost_is_ended_by_an_operator_and_sent_again(
+    gateway: Running, http: httpx.AsyncClient, register: Register, graves: Graveyard
+) -> None:
+    """The way of the runbook, where Redis was emptied: on record they wait, and nothing else knows them."""
+    a, b = await register("a"), await register("b")
+    made = datetime.now(UTC)
+    await partitions.ensure_day(gateway.services.pool, made.date())
+    lost = Envelope(id=new_id(), from_agent_id=b["id"], to_agent_id=a["id"], created_at=made)
+    event = Event(
+        kind=EventKind.ROUTED,
+        id=lost.id,
+        at_ms=to_ms(made),
+        message=Raw(encode(lost)),
+        to=a["id"],
+        mailbox_entry="1-0",
+    )
+    await record.write(gateway.services.pool, fold([event]))
+    change = {"status": "failed", "reason": "lost with Redis"}
+    for _ in range(2):
+        reply = await http.put(f"/api/messages/{lost.id}/status", json=change)
+        assert reply.status_code == 200, reply.text
+    assert await listed(http, reason="lost with Redis") == [lost.id]
+    assert (await replayed(http, reason="lost with Redis"))["replayed"] == 1
+    assert [(one.id, one.round) for one in await graves.published() if one.id == lost.id] == [(lost.id, 1)]
+    assert (await graves.row(lost.id))["status"] == "pending"
+
+
 async def test_as_many_replays_at_once_as_there_are_connections_all_hear_what_their_recipients_take(
     gateway: Running, register: Register, graves: Graveyard
 ) -> None:
