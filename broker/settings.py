@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     require_authentication: bool = Field(
         True, description="Off only for experiments: the gateway then listens on loopback addresses only."
     )
+    require_signed_ingress: bool = Field(
+        False,
+        description="Messages that agents publish natively (on Redis) must be signed with their publishing "
+        "keys; what is not goes to quarantine. Needs SECRETS_KEY. The same on every process; change it with "
+        "all of them stopped.",
+    )
     endpoint_allow_cidrs: Networks = Field(
         (),
         description="Private networks that endpoints may lie in, for example 10.0.0.0/8. "

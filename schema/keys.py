@@ -36,7 +36,10 @@ class RotateRequest(Struct, kw_only=True):
 
 
 class IssuedKey(KeyView, kw_only=True):
-    """Reply to a new key: the key itself, this once. `previous_expires_at`: when the one it replaces ends."""
+    """Reply to a new key: the key itself, this once. `previous_expires_at`: when the one it replaces ends.
+    `publishing_key`: what signs messages on the streams; null where the key may not send, or the deployment
+    has no secrets key."""
 
     api_key: str
+    publishing_key: str | None = None
     previous_expires_at: datetime | None = None

@@ -13,6 +13,7 @@ from typing import Final
 
 from broker.settings import Settings
 from broker.store.pool import Pool, open_pool
+from broker.streams.keys import keys_where
 from broker.streams.link import Link
 from broker.streams.ownership import Lease
 from workers.keeping.board import Board
@@ -86,6 +87,7 @@ async def _keep(process: Process, link: Link, pool: Pool) -> None:
         shards=settings.shards,
         dedup_window_ms=settings.dedup_window_ms,
         endpoint_disable_after_ms=settings.endpoint_disable_after_ms,
+        keys=keys_where(signed=settings.require_signed_ingress),
     )
     async with asyncio.TaskGroup() as group:
         tenancy = Tenancy(

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, open_connection
+from broker.streams.gate import Lanes
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
 from broker.streams.ownership import Lease
@@ -29,6 +30,7 @@ from workers.delivery.rerouting import another_in
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.survival import Survival
 from workers.doorbell import Doorbell
+from workers.gate import Gate, Inspector, carry_back
 from workers.guard import Guard
 from workers.live_directory import LiveDirectory
 from workers.loads import ShardLoads
@@ -55,13 +57,16 @@ class House(Struct, frozen=True):
     survival: Survival
     drain_s: float
     guard: Guard | None = None
+    keys: type[Keys] = Keys
+    inspector: Inspector | None = None
+    """Judges what is published natively; None where nothing has to be signed."""
 
 
 class Shard:
     """A shard this worker may hold. `run` lives as long as the worker."""
 
     def __init__(self, number: int, house: House) -> None:
-        self._keys = Keys(number)
+        self._keys = house.keys(number)
         self._house = house
         self._leases: dict[str, Lease] = {}
         self._wanted = asyncio.Event()
@@ -203,10 +208,19 @@ class Shard:
             await self.delivery.sweep()
         self._spawn("route", self._route(self.router))
         self._spawn("route", self._unparking.run())
+        if house.inspector is not None:
+            self._spawn("route", self._guard_lanes(lease, house.inspector))
+        else:
+            self._spawn("route", carry_back(Lanes(connection, self._keys.shard, lease)))
 
     async def _route(self, router: Router) -> None:
         async with await self._connect("ingress") as reader:
             await router.run(reader)
+
+    async def _guard_lanes(self, lease: Lease, inspector: Inspector) -> None:
+        async with await self._connect("gate") as connection:
+            lanes = Lanes(connection, self._keys.shard, lease)
+            await Gate(lanes, inspector, now_ms=self._house.clock.now_ms).run()
 
     async def _answer_doorbell(self, delivery: Delivery) -> None:
         async with await self._connect("doorbell") as reader:

@@ -7,20 +7,24 @@ from typing import Final
 
 from broker.core.admission import Quota
 from broker.core.loops import LoopRules
+from broker.gateway.keyring import Keyring
 from broker.settings import Settings
-from broker.store.pool import open_pool
+from broker.store.pool import Pool, open_pool
 from broker.streams.ingress import Publisher
+from broker.streams.keys import keys_where
 from broker.streams.link import Link
 from broker.streams.ownership import Lease
 from broker.streams.presence import Presence
 from broker.telemetry import metrics
 from broker.transport.client import Deadlines, PushClient
 from broker.transport.policy import policy_of
+from schema.errors import Unsafe
 from workers.delivery.delivery import DeliveryRules
 from workers.delivery.endpoint import Allowance
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.survival import Survival
+from workers.gate import Inspector, Owners
 from workers.guard import Guard, GuardRules
 from workers.live_directory import LiveDirectory
 from workers.router import RouterRules
@@ -44,6 +48,8 @@ def main(settings: Settings, trades: Sequence[str] = TRADES) -> int:
 
 async def _work(process: Process, trades: Sequence[str]) -> None:
     settings = process.settings
+    if settings.require_signed_ingress and not settings.secrets_keys:
+        raise Unsafe("REQUIRE_SIGNED_INGRESS is on and SECRETS_KEY is not set: no signature can be checked")
     link = Link(settings.redis_url, name=process.name)
     pool = await open_pool(
         settings.database_url,
@@ -57,7 +63,8 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         Presence(link, shards=settings.shards),
         silent_after_ms=settings.silent_after_ms,
     )
-    publisher = Publisher(settings.redis_url, shards=settings.shards, name=process.name)
+    keys = keys_where(signed=settings.require_signed_ingress)
+    publisher = Publisher(settings.redis_url, shards=settings.shards, name=process.name, keys=keys)
     client = PushClient(policy=policy_of(settings))
     replies = Replies(publisher)
     house = House(
@@ -75,6 +82,8 @@ async def _work(process: Process, trades: Sequence[str]) -> None:
         guard=Guard(
             link, publisher, process.clock, _guard_rules(settings), find_agent=directory.directory.get
         ),
+        keys=keys,
+        inspector=_inspector(process, pool, directory) if settings.require_signed_ingress else None,
     )
     try:
         await _until_stopped(process, house, link, trades)
@@ -158,6 +167,14 @@ def _watch(house: House, shards: Sequence[Shard]) -> None:
     )
     metrics.QUEUE_DEPTH.child(queue="memory").read = lambda: sum(
         shard.delivery.room.queued for shard in shards if shard.delivery is not None
+    )
+
+
+def _inspector(process: Process, pool: Pool, directory: LiveDirectory) -> Inspector:
+    settings, now_ms = process.settings, process.clock.now_ms
+    keyring = Keyring(pool, operator_key=settings.agent_api_key, pepper=settings.key_pepper.encode())
+    return Inspector(
+        settings.secrets_keys, Owners(keyring, now_ms=now_ms), find_agent=directory.directory.get
     )
 
 

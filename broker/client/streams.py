@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from msgspec import Raw
 
 from broker.core.admission import Shedder
+from broker.core.signing import Signer
 from broker.streams.connection import open_connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import DEPLOYMENT
@@ -38,17 +39,26 @@ class StreamPublisher:
         self._looking: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, redis_url: str) -> Self:
+    async def open(cls, redis_url: str, *, publishing_key: str | None = None) -> Self:
         """Connect, and learn from the deployment how many shards it has.
 
-        Raises: Unavailable where Redis cannot be reached or no broker has ever been started on it.
+        `publishing_key`: signs what is published, for deployments that require it. Every message must then
+        come from the agent whose key it is (`sender` its id, its name, or nothing).
+
+        Raises: Unavailable where Redis cannot be reached or no broker has ever been started on it; Rejected
+        for what is no publishing key.
         """
+        signer = None if publishing_key is None else Signer(publishing_key)
         async with await open_connection(redis_url, name="stream-publisher") as connection:
             shards = await connection.send("HGET", DEPLOYMENT, "shards")
         if shards is None:
             raise Unavailable("no broker has been started on this Redis")
         publisher = Publisher(
-            redis_url, shards=int(shards), name="stream-publisher", fair_rate_per_s=FAIR_RATE_PER_S
+            redis_url,
+            shards=int(shards),
+            name="stream-publisher",
+            fair_rate_per_s=FAIR_RATE_PER_S,
+            signer=signer,
         )
         return cls(publisher, Link(redis_url, name="stream-publisher-memory"))
 

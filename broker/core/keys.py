@@ -35,13 +35,13 @@ def mint(key_id: bytes, secret: bytes) -> MintedKey:
         raise ValueError("a key takes 8 bytes of id and 32 of secret")
     encoded = urlsafe_b64encode(secret).decode().rstrip("=")
     body = f"{PREFIX}{key_id.hex()}_{encoded}"
-    return MintedKey(key_id.hex(), f"{body}_{_checksum(body)}", f"{PREFIX}{key_id.hex()}")
+    return MintedKey(key_id.hex(), f"{body}_{checksum(body)}", f"{PREFIX}{key_id.hex()}")
 
 
 def key_id_of(text: str) -> str | None:
     """Return the id a well-formed key names; None when the form or the checksum is wrong."""
     match = _KEY.fullmatch(text) if len(text) == KEY_CHARS else None
-    if match is None or _checksum(match[1]) != match[3]:
+    if match is None or checksum(match[1]) != match[3]:
         return None
     return match[2]
 
@@ -61,5 +61,6 @@ def same_text(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def _checksum(body: str) -> str:
+def checksum(body: str) -> str:
+    """Return what tells a mistyped key apart: the CRC-32 of everything before, in hex."""
     return f"{crc32(body.encode()):08x}"

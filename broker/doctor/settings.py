@@ -27,6 +27,7 @@ def judge_settings(settings: Settings) -> list[Finding]:
     """Return what is unwise in the settings of this process, or of the host it runs on."""
     return [
         *judge_access(settings),
+        *_signing(settings),
         *_transport(settings),
         *_durability(settings),
         *_networks(settings),
@@ -79,6 +80,18 @@ def judge_access(settings: Settings) -> list[Finding]:
             )
         )
     return found
+
+
+def _signing(settings: Settings) -> list[Finding]:
+    if settings.secrets_key or not settings.require_signed_ingress:
+        return []
+    return [
+        _fatal(
+            "settings.no_signing_secret",
+            "REQUIRE_SIGNED_INGRESS is on and SECRETS_KEY is not set: no signature can be checked",
+            "set SECRETS_KEY on every process (openssl rand -base64 32), then give out publishing keys",
+        )
+    ]
 
 
 def _weakness(key: str) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from secrets import token_bytes
 from typing import Any, Final
 
 from broker.core import keys
+from broker.core.signing import publishing_key
 from broker.gateway.access import authorize
 from broker.gateway.agent_changes import addressed
 from broker.gateway.call import AGENT_SCOPES, Call, NoQuery, Principal, Reply, Scope
@@ -190,8 +191,13 @@ def _issued(
     now_ms: int,
     previous_ms: int | None = None,
 ) -> Reply:
+    secrets_keys = call.services.settings.secrets_keys
+    signs = bool(secrets_keys) and Scope.MESSAGES_SEND.value in key.scopes
     body = IssuedKey(
-        **_shown(key, call.principal, now_ms), api_key=text, previous_expires_at=_moment(previous_ms)
+        **_shown(key, call.principal, now_ms),
+        api_key=text,
+        publishing_key=publishing_key(secrets_keys, key.id) if signs else None,
+        previous_expires_at=_moment(previous_ms),
     )
     return Reply(status=201, body=body, headers=(("Cache-Control", "no-store"),))
 

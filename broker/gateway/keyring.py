@@ -76,6 +76,17 @@ class Keyring:
         self._remember_proof(authorization, (row.id, row.hash))
         return principal
 
+    async def owner_of(self, key_id: str, *, now_ms: int, fresh_ms: int = FRESH_MS) -> Principal:
+        """Return who a key stands for that was proved in another way than by showing it.
+
+        Raises: as `principal_of`.
+        """
+        found = await self._find(key_id, now_ms, fresh_ms)
+        if found is None:
+            raise Unauthenticated("this key is not known")
+        _check_live(found[0], now_ms)
+        return found[1]
+
     def forget(self, key_id: str) -> None:
         """Look this key up again next time: it was changed."""
         self._changes += 1
@@ -103,10 +114,7 @@ class Keyring:
         row, principal = found
         if not keys.matches(self._pepper, key, row.hash):
             raise Unauthenticated("this key is not known")
-        if _reached(row.revoked_ms, now_ms):
-            raise Unauthenticated("this key was revoked")
-        if _reached(row.expires_ms, now_ms):
-            raise Unauthenticated("this key has expired")
+        _check_live(row, now_ms)
         return row, principal
 
     async def _find(self, key_id: str, now_ms: int, fresh_ms: int) -> tuple[StoredKey, Principal] | None:
@@ -140,6 +148,13 @@ def _principal(row: StoredKey) -> Principal:
     if row.agent_id is None:
         return Principal(None, row.id, scopes)
     return Principal(row.agent_id, row.id, scopes & AGENT_SCOPES)
+
+
+def _check_live(row: StoredKey, now_ms: int) -> None:
+    if _reached(row.revoked_ms, now_ms):
+        raise Unauthenticated("this key was revoked")
+    if _reached(row.expires_ms, now_ms):
+        raise Unauthenticated("this key has expired")
 
 
 def _reached(moment_ms: int | None, now_ms: int) -> bool:

@@ -33,7 +33,7 @@ from broker.gateway.services import Services
 from broker.gateway.wire import BoundedProtocol, SocketProtocol
 from broker.settings import Settings
 from broker.store.pool import open_pool
-from broker.streams.deployment import agree_on_shards
+from broker.streams.deployment import agree_on_shards, check_signing
 from broker.telemetry import logs, metrics
 from broker.telemetry.exporter import serving_metrics
 from broker.transport.policy import policy_of
@@ -183,6 +183,7 @@ async def _join(services: Services) -> None:
             await refuse_unsafe_redis(connection, services.settings)
             is_judged = await refuse_unsafe_postgres(services.pool)
             await agree_on_shards(connection, services.settings.shards)
+            await check_signing(connection, signed=services.settings.require_signed_ingress)
             services.joined = True
         except Conflict:
             raise

@@ -25,7 +25,7 @@ from broker.streams.acknowledgement import Acknowledger
 from broker.streams.allowances import Allowances
 from broker.streams.beats import Beats
 from broker.streams.ingress import Publisher
-from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED
+from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED, keys_where
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
 from broker.streams.notifications import Notices, hear_receipts
@@ -73,6 +73,7 @@ class Services:
             shards=settings.shards,
             name=f"gateway-{gateway_id}",
             fair_rate_per_s=settings.fair_rate_per_s,
+            keys=keys_where(signed=settings.require_signed_ingress),
         )
         self.presence = Presence(self.link, shards=settings.shards)
         self.beats = Beats(self.presence, shards=settings.shards)

@@ -1,9 +1,9 @@
 """What is fixed when a deployment is created, and checked by every process at start."""
 
 from broker.streams.connection import Connection
-from broker.streams.keys import DEPLOYMENT
+from broker.streams.keys import DEPLOYMENT, Keys
 from broker.telemetry import logs
-from schema.errors import Conflict
+from schema.errors import Conflict, Unavailable
 
 
 async def agree_on_shards(connection: Connection, shards: int) -> None:
@@ -21,6 +21,15 @@ async def agree_on_shards(connection: Connection, shards: int) -> None:
             logs.event("deployment.created", shards=shards)
     if int(stored) != shards:
         raise Conflict(f"this deployment was created with {int(stored)} shards; SHARDS says {shards}")
+
+
+async def check_signing(connection: Connection, *, signed: bool) -> None:
+    """See that routers read what this process publishes. Raises: Unavailable while they let in only what is
+    signed and this process is not told to use the broker's own lanes."""
+    if not signed and await connection.send("EXISTS", Keys(0).signed):
+        raise Unavailable(
+            "the routers require signatures: REQUIRE_SIGNED_INGRESS is to be the same everywhere"
+        )
 
 
 async def restore(connection: Connection, shards: int) -> bool:

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 
 from broker.core.admission import FairShare
+from broker.core.signing import Signer
 from broker.streams.connection import Reply
 from broker.streams.keys import Keys
 from broker.streams.link import Link
@@ -54,12 +55,23 @@ class Publisher:
 
     `fair_rate_per_s`: of each sender; what it publishes beyond goes through the lowest ingress lane, behind
     what the others publish (its priority, and the lane of the mailbox, stay). 0: everything through its own.
+    `keys`: how keys are made in this deployment. `signer`: signs every entry; for native publishers.
     """
 
-    def __init__(self, url: str, *, shards: int, name: str = "publisher", fair_rate_per_s: int = 0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        shards: int,
+        name: str = "publisher",
+        fair_rate_per_s: int = 0,
+        keys: type[Keys] = Keys,
+        signer: Signer | None = None,
+    ) -> None:
         self._link = Link(url, name=name)
         self._shards = shards
-        self._keys = [Keys(shard) for shard in range(shards)]
+        self._signer = signer
+        self._keys = [keys(shard) for shard in range(shards)]
         self._lanes: dict[tuple[int, Lane], _LaneQueue] = {}
         self._shares = FairShare(per_s=fair_rate_per_s, share_s=FAIR_SHARE_S, senders_max=RATE_BUCKETS_MAX)
 
@@ -125,18 +137,19 @@ class Publisher:
         queue = self._lanes.get(place)
         if queue is None:
             shard, lane = place
-            queue = self._lanes[place] = _LaneQueue(self._link, self._keys[shard].ingress[lane])
+            queue = self._lanes[place] = _LaneQueue(self._link, self._keys[shard].ingress[lane], self._signer)
         return queue
 
 
 class _LaneQueue:
     """Parcels on their way to one ingress stream."""
 
-    __slots__ = ("_in_flight", "_key", "_link", "_loop", "_parcels", "_scheduled", "_tasks")
+    __slots__ = ("_in_flight", "_key", "_link", "_loop", "_parcels", "_scheduled", "_signer", "_tasks")
 
-    def __init__(self, link: Link, key: str) -> None:
+    def __init__(self, link: Link, key: str, signer: Signer | None) -> None:
         self._link = link
         self._key = key
+        self._signer = signer
         self._parcels: list[_Parcel] = []
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -183,6 +196,8 @@ class _LaneQueue:
             for message in parcel.messages:
                 command += ("m", message)
         command += batch[0].fields
+        if self._signer is not None:
+            command += self._signer.fields(message for parcel in batch for message in parcel.messages)
         answers = [parcel.done for parcel in batch]
         try:
             with owed(answers):

@@ -52,7 +52,11 @@ def processes(trade: str) -> str:
 
 
 class Keys:
-    """The keys of one shard, made once."""
+    """The keys of one shard, made once.
+
+    `ingress`: the lanes the broker itself publishes into, and routers read. `published`: the lanes of native
+    publishers, which are the same here.
+    """
 
     __slots__ = (
         "_prefix",
@@ -70,6 +74,7 @@ class Keys:
         "ledger",
         "parked",
         "presence",
+        "published",
         "shard",
         "trials",
         "verdicts",
@@ -80,7 +85,7 @@ class Keys:
         prefix = f"ab:{{{shard}}}:"
         self._prefix = prefix
         self.shard = shard
-        self.ingress = {lane: f"{prefix}ingress:{lane.value}" for lane in LANES}
+        self.ingress = self.published = {lane: f"{prefix}ingress:{lane.value}" for lane in LANES}
         self.active = prefix + "active"
         self.doorbell = prefix + "doorbell"
         self.due = prefix + "due"
@@ -97,6 +102,12 @@ class Keys:
         self.parked = prefix + "parked"
         self.ledger = prefix + "ledger"
         self.presence = prefix + "presence"
+
+    @property
+    def signed(self) -> str:
+        """Return the hash of the last entries in native publishers' lanes before signatures were required; it
+        is there while they are."""
+        return f"{self._prefix}signed"
 
     def mailbox(self, agent_id: str, lane: Lane) -> str:
         """Return the stream of what is routed to an agent in one lane and not finished."""
@@ -125,6 +136,23 @@ class Keys:
     def fence(self, trade: str) -> str:
         """Return the counter the fencing tokens of a trade are drawn from."""
         return f"{self._prefix}fence:{trade}"
+
+
+class GatedKeys(Keys):
+    """The keys of a shard whose native publishers must sign. The broker's own messages, and all that scripts
+    move back, go through lanes of their own, into which the gate lets what is signed: who may only publish
+    natively cannot write there."""
+
+    __slots__ = ()
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(shard)
+        self.ingress = {lane: f"{self._prefix}admitted:{lane.value}" for lane in LANES}
+
+
+def keys_where(*, signed: bool) -> type[Keys]:
+    """Return how the keys of a deployment are made, that requires signatures or does not."""
+    return GatedKeys if signed else Keys
 
 
 def taken_back(message_id: str, message_round: int) -> str:

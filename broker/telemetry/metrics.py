@@ -80,6 +80,7 @@ REFUSALS: Final = (
     *("not_a_contact", "closed", "rate_limited", "store_away"),
     *("inbox_full", "loop", "killed", "overloaded", "key_rate", "pair_rate"),
 )
+SIGNATURE_REFUSALS: Final = ("unsigned", "bad_signature", "key_ended", "not_the_sender", "malformed")
 STOPS: Final = ("inbox_full", "loop", "root_limit", "killed")
 LOOP_SIGNS: Final = ("repeat", "alternation")
 PRESENCE_STATES: Final = ("online", "away", "gone")
@@ -97,6 +98,11 @@ PUBLISH_TO_DELIVERED: Final = Histogram(
 )
 PUBLISHED: Final = Counter(
     "published_messages", "Messages accepted, by how they came in.", {"door": PUBLISH_DOORS}
+)
+TURNED_AWAY: Final = Counter(
+    "turned_away_entries",
+    "Entries of native publishers that were quarantined for their signature.",
+    {"reason": SIGNATURE_REFUSALS},
 )
 REFUSED: Final = Counter(
     "refused_messages", "Messages that were not taken from their sender.", {"reason": REFUSALS}

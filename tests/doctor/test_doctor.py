@@ -199,6 +199,19 @@ def test_wise_settings_are_left_alone(redis_url: str, database_url: str) -> None
     assert codes(judge_settings(settings(redis_url, database_url))) == set()
 
 
+async def test_signatures_that_nobody_can_check_are_found_and_no_worker_starts(
+    streams_url: str, database_url: str, tmp_path: Path
+) -> None:
+    given = settings(streams_url, database_url, require_signed_ingress=True)
+    assert "settings.no_signing_secret" not in codes(judge_settings(given))
+    given = given.model_copy(update={"secrets_key": ""})
+    found = {finding.code: finding.severity for finding in judge_settings(given)}
+    assert found["settings.no_signing_secret"] is Severity.FATAL
+    ended = await asyncio.to_thread(started, "worker", given, tmp_path, REQUIRE_SIGNED_INGRESS="true")
+    assert ended.returncode == 1
+    assert "SECRETS_KEY" in ended.stdout + ended.stderr
+
+
 def test_a_disk_that_is_nearly_full_is_found_where_up_keeps_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from gateway_rig import Register, calling, held, settings_for, until_ready
 
 from broker.core import keys
+from broker.core.signing import Signer, is_signed
 from broker.gateway import key_lookups, keyring
 from broker.gateway.call import AGENT_SCOPES
 from broker.gateway.serve import Running
@@ -80,6 +81,28 @@ async def test_a_new_key_works_and_may_do_what_it_was_given(gateway: Running, ow
         assert sent.status_code == 202
         refused = await client.get("/api/agents/one/keys")
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+
+
+async def test_a_key_that_may_send_comes_with_the_one_that_signs_on_the_streams(
+    gateway: Running, own: httpx.AsyncClient
+) -> None:
+    secrets_keys = gateway.services.settings.secrets_keys
+    rotated = (await own.post("/api/agents/one/keys/rotate")).json()
+    added = (await own.post("/api/agents/one/keys", json={"scopes": SOME})).json()
+    for new in (rotated, added):
+        signer = Signer(new["publishing_key"])
+        assert signer.key_id == new["id"]
+        assert is_signed(secrets_keys, new["id"].encode(), signer.fields([b"{}"])[3].encode(), [b"{}"])
+    assert (await own.get("/api/agents/one/keys")).text.count("publishing_key") == 0
+    mute = (await own.post("/api/agents/one/keys", json={"scopes": ["keys"]})).json()
+    assert mute["publishing_key"] is None
+
+
+async def test_without_a_secrets_key_no_key_signs(streams_url: str, database_url: str) -> None:
+    async with held(settings_for(streams_url, database_url, secrets_key="")) as plain, calling(plain) as http:
+        await until_ready(plain)
+        await http.post("/api/agents", json={"name": "one"})
+        assert (await http.post("/api/agents/one/keys")).json()["publishing_key"] is None
 
 
 async def test_without_a_body_a_key_gets_all_the_caller_has(

@@ -7,12 +7,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from cluster import client_of, close
 from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
 
 from broker.gateway.operations import OPERATIONS
 from broker.gateway.serve import Running, running
+from broker.streams.keys import GatedKeys, Keys
 from schema import limits
 from schema.ids import new_id
+from schema.message import Lane
 
 PAGES = [
     ("GET", "/docs", "text/html"),
@@ -293,3 +296,28 @@ async def test_a_gateway_with_another_number_of_shards_ends(
     with pytest.raises(ExceptionGroup) as caught:
         await run()
     assert "2 shards" in str(caught.value.exceptions[0])
+
+
+async def test_a_gateway_publishes_nothing_where_routers_would_take_it_for_unsigned(
+    streams_url: str, database_url: str
+) -> None:
+    raw = client_of(streams_url)
+    raw.hset(Keys(0).signed, "normal", "0-0")
+    try:
+        async with held(settings_for(streams_url, database_url)) as other, calling(other) as http:
+            await http.post("/api/agents", json={"name": "to"})
+            refused = await http.post("/api/messages", json={"to_agent_id": "to"})
+            assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+            # Signatures are required no more, or this gateway hears of them.
+            raw.delete(Keys(0).signed)
+            await until_ready(other)
+        raw.hset(Keys(0).signed, "normal", "0-0")
+        told = settings_for(streams_url, database_url, require_signed_ingress=True)
+        async with held(told) as fine, calling(fine) as http:
+            await until_ready(fine)
+            sent = await http.post("/api/messages?wait=accepted", json={"to_agent_id": "to"})
+            assert sent.status_code == 202
+        assert sum(raw.xlen(GatedKeys(shard).ingress[Lane.NORMAL]) for shard in range(2)) == 1
+        assert sum(raw.xlen(Keys(shard).ingress[Lane.NORMAL]) for shard in range(2)) == 0
+    finally:
+        close(raw)

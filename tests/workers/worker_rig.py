@@ -35,6 +35,7 @@ from workers.delivery.delivery import DeliveryRules
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.survival import Survival
+from workers.gate import Inspector
 from workers.guard import Guard, GuardRules
 from workers.router import RouterRules
 from workers.shard import House, Shard
@@ -69,11 +70,21 @@ class HandDirectory:
 class World:
     """A deployment: its Redis, agents, receivers, sites."""
 
-    def __init__(self, url: str, *, shards: int = 1, scale: float = 0.02) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        shards: int = 1,
+        scale: float = 0.02,
+        keys: type[Keys] = Keys,
+        inspector: Inspector | None = None,
+    ) -> None:
         self.url = url
         self.shards = shards
         self.scale = scale
-        self.keys = [Keys(shard) for shard in range(shards)]
+        self.keys_class = keys
+        self.inspector = inspector
+        self.keys = [keys(shard) for shard in range(shards)]
         self.live = HandDirectory()
         self.raw: redis.Redis
         self.publisher: Publisher
@@ -86,7 +97,7 @@ class World:
 
     async def __aenter__(self) -> "World":
         self.raw = client_of(self.url)
-        self.publisher = Publisher(self.url, shards=self.shards)
+        self.publisher = Publisher(self.url, shards=self.shards, keys=self.keys_class)
         await (
             self.publisher._link.get()
         )  # what waits for it to open may overtake, and some tests look at order
@@ -194,7 +205,7 @@ class World:
         for key in keys_of(self.raw, "ab:{*"):
             name = key.decode()
             part = name.split(":")[2]
-            if part in ("inbox", "parked", "ingress"):
+            if part in ("inbox", "parked", "ingress", "admitted"):
                 found[name] = self.raw.xlen(key) if self.raw.type(key) == b"stream" else -1
             elif part in ("active", "due", "expiry", "later", "chosen"):
                 found[name] = self.raw.zcard(key) if self.raw.type(key) == b"zset" else self.raw.hlen(key)
@@ -230,7 +241,7 @@ class Site:
         clock = ServerClock()
         async with await open_connection(world.url, name="test") as connection:
             await clock.measure(connection)
-        publisher = Publisher(world.url, shards=world.shards)
+        publisher = Publisher(world.url, shards=world.shards, keys=world.keys_class)
         self._link = Link(world.url, name="site")
         survival = Survival(self._link)
         self._tasks.append(asyncio.ensure_future(survival.run()))
@@ -254,6 +265,8 @@ class Site:
             survival=survival,
             drain_s=10,
             guard=self.guard,
+            keys=world.keys_class,
+            inspector=world.inspector,
         )
         self.shards = [Shard(number, self._house) for number in range(world.shards)]
         for shard in self.shards:

@@ -52,7 +52,7 @@ class DepthGauge:
         keys = self._keys
         *ingress, due, later, ledger, signatures, active, memory = await connection.send_many(
             (
-                *(("XLEN", keys.ingress[lane]) for lane in LANES),
+                *(("XLEN", lane) for lane in {*keys.ingress.values(), *keys.published.values()}),
                 ("ZCARD", keys.due),
                 ("ZCARD", keys.later),
                 ("XLEN", keys.ledger),

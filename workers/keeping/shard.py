@@ -59,13 +59,14 @@ class House(Struct, frozen=True):
     shards: int = 1
     dedup_window_ms: int = 120_000
     endpoint_disable_after_ms: int = ENDPOINT_DISABLE_AFTER_MS
+    keys: type[Keys] = Keys
 
 
 class KeptShard:
     """The jobs of one shard under one lease."""
 
     def __init__(self, lease: Lease, house: House) -> None:
-        keys = Keys(lease.shard)
+        keys = house.keys(lease.shard)
         self._lease = lease
         self._house = house
         self._schedule = Schedule(keys, lease)
@@ -148,7 +149,9 @@ class KeptShard:
     async def _keep_orders(self) -> None:
         """Empty the outbox and look after work orders, which fill it, until cancelled."""
         house = self._house
-        publisher = Publisher(house.redis_url, shards=house.shards, name=f"{house.name}-outbox")
+        publisher = Publisher(
+            house.redis_url, shards=house.shards, name=f"{house.name}-outbox", keys=house.keys
+        )
         relay = OutboxRelay(house.pool, publisher, dedup_window_ms=house.dedup_window_ms)
         orders = WorkOrders(
             house.pool, post=relay.post, retention_days=house.retention_days, now_ms=house.now_ms

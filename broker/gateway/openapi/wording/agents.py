@@ -65,6 +65,11 @@ AGENTS: Final[Words] = {
     "AgentPatch.signing_secret": Word("Not changed here: rotate it.", None),
     "previous_secret_valid_until": moment("Until when pushes are signed with the former secret as well."),
     "api_key": Word("The key itself; shown this once.", "abk_0011223344556677_Zm9vYmFyYmF6_2529d844"),
+    "publishing_key": Word(
+        "What signs messages on the streams as this agent; shown this once. Null where the key may not send, "
+        "or the deployment has no SECRETS_KEY.",
+        "abp_0011223344556677_Zm9vYmFyYmF6_2529d844",
+    ),
     "status_message": text(
         "What the agent says it is doing.",
         "scraping dealers in Ohio",
