@@ -14,7 +14,10 @@ from recording import Recorder
 
 from broker.client import AgentClient
 from broker.client.request import TRIES
+from broker.gateway import gatekeeper
 from broker.gateway.serve import Running
+from broker.streams.connection import Connection
+from broker.streams.memory import memory_ratio
 from schema.errors import InboxFull, StreamsUnavailable
 from schema.ids import new_id
 from schema.trip import Trip
@@ -156,8 +159,21 @@ async def test_what_an_inbox_may_hold_is_the_operators_to_change(
 
 
 async def test_at_70_percent_publishing_is_503_and_everything_else_goes_on(
-    gateway: Running, http: httpx.AsyncClient, register: Register, recorder: Recorder, streams_url: str
+    gateway: Running,
+    http: httpx.AsyncClient,
+    register: Register,
+    recorder: Recorder,
+    streams_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    looks: list[float] = []
+
+    async def look(connection: Connection) -> float:
+        looks.append(await memory_ratio(connection))
+        return looks[-1]
+
+    monkeypatch.setattr(gatekeeper, "MEMORY_S", 0.05)
+    monkeypatch.setattr(gatekeeper, "memory_ratio", look)
     to = await register("to")
     sent = (await http.post("/api/messages", json={"to_agent_id": "to"})).json()
 
@@ -186,7 +202,12 @@ async def test_at_70_percent_publishing_is_503_and_everything_else_goes_on(
             # Less than 70 % is not enough: it must be less than 65.
             used = (await redis.info("memory"))["used_memory"]
             await redis.config_set("maxmemory", int(used / 0.68))
-            await asyncio.sleep(1.5)
+            before_it = len(looks)
+
+            async def has_looked() -> bool:
+                return len(looks) > before_it + 1  # the next but one began afterwards
+
+            await until(has_looked)
             assert await is_shed()
             await redis.config_set("maxmemory", int(used / 0.3))
 

@@ -283,8 +283,9 @@ async def test_a_drain_finishes_what_is_in_flight_and_the_next_owner_repeats_not
         receiver.hold()
         ids = await world.send(*(message(agent, from_agent_id=asker.id) for _ in range(100)))
         await receiver.until(lambda it: it.under_way == 4)
+        delivery = first.shards[0].delivery
         stopping = asyncio.ensure_future(first.stop())
-        await asyncio.sleep(0.05)
+        await until(lambda: delivery.dispatch.stopping)
         receiver.let_go()
         await stopping
         assert len(receiver.got) == 4

@@ -334,9 +334,8 @@ async def test_a_loop_between_shards_of_two_processes_is_found(streams_url: str)
     async with World(streams_url, shards=2) as world:
         world.guard_rules = GuardRules(shards=2, loops=LoopRules(repeats=0))
         one, other = world.agent(shard=0), world.agent(shard=1)
-        await world.site(shards=[0])
-        await world.site(shards=[1])
-        await asyncio.sleep(0.6)  # each learns that it does not route everything
+        guards = [(await world.site(shards=[shard])).guard for shard in (0, 1)]
+        await until(lambda: not any(guard is None or guard._is_whole for guard in guards))
         for turn in range(1_000):
             sender, recipient = (one, other) if turn % 2 else (other, one)
             body = f'{{"turn":{turn}}}'.encode()

@@ -38,6 +38,16 @@ def full(raw: redis.Redis) -> Iterator[None]:
         raw.delete("ballast")
 
 
+async def until_refused(raw: redis.Redis, *, times: int = 1) -> None:
+    """Wait until Redis has refused so many more commands for want of memory."""
+
+    def refused() -> int:
+        return int(raw.info("errorstats").get("errorstat_OOM", {"count": 0})["count"])
+
+    before = refused()
+    await until(lambda: refused() >= before + times)
+
+
 def slip_in(world: World, sent: Iterable[Envelope]) -> None:
     """Put messages into the ingress of a full Redis, as if they had come just before the limit."""
     world.raw.config_set("maxmemory", 0)
@@ -90,7 +100,7 @@ async def test_a_refused_route_call_is_tried_again_and_disturbs_no_delivery(any_
         late = [message(other) for _ in range(300)]
         with full(world.raw):
             slip_in(world, late)
-            await asyncio.sleep(0.6)  # the router is refused, waits, is refused again
+            await until_refused(world.raw, times=2)  # the router is, waits, is again
             assert not any(world.raw.exists(world.keys[0].mailbox(other.id, lane)) for lane in Lane)
         receiver.let_go()
         await world.until_ended([*ids, *(one.id for one in late)])
@@ -110,7 +120,7 @@ async def test_a_refused_choice_stays_the_same_choice(any_streams_url):
         late = [message(requirements=["sums"]) for _ in range(300)]
         with full(world.raw):
             slip_in(world, late)
-            await asyncio.sleep(0.6)
+            await until_refused(world.raw, times=2)
         await world.until_ended([one.id for one in late])
         assert receiver.times == {one.id: 1 for one in late}
         await world.until_clean()
@@ -125,7 +135,7 @@ async def test_what_is_parked_waits_for_memory_and_disturbs_no_delivery(any_stre
         delivery = site.shards[0].delivery
         with full(world.raw):
             world.agent(receiver, capabilities=("sums",))
-            await asyncio.sleep(0.3)
+            await until_refused(world.raw)
         site.shards[0].agents_available()
         await world.until_ended(ids)
         assert site.shards[0].delivery is delivery
