@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cluster import one_server
 from msgspec.structs import replace
 from silent_postgres import SilentPostgres, silenceable
 from test_choices_across_shards import in_shard
@@ -356,6 +357,7 @@ async def test_what_was_published_before_signatures_were_required_passes_and_not
     await scene.until_clean()
 
 
+@one_server
 async def test_a_call_of_a_former_owner_and_one_that_memory_refuses_change_nothing(scene: Scene) -> None:
     keys = scene.keys[0]
     scene.raw.set(keys.owner("route"), "2:new")
