@@ -73,6 +73,8 @@ class Mover:
             batch.done[entry.lane].append(entry.id)
             for index, placement in enumerate(placements):
                 placement.waiter = entry.waiter
+                if placement.remembered and placement.envelope is not None:
+                    batch.forget.append(placement.envelope.id)
                 if placement.way is Way.MAILBOX:
                     self._add_to_mailbox(batch, placement, delivery, now_ms)
                     moving.append(placement)
@@ -101,7 +103,7 @@ class Mover:
         assert envelope is not None
         if way is Way.FORWARD:
             batch.add(key)
-            if placement.chosen:
+            if placement.chosen and not placement.remembered:
                 batch.forget.append(envelope.id)
             return
         body = encode(envelope)

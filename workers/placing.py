@@ -48,10 +48,11 @@ class Way(Enum):
 
 class Placement(Struct, gc=False):
     """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
-    forward must repeat it. `reason`: why it ended or was set aside. `raw`: what the publisher wrote. `key`:
-    what makes a second publish of the same message a duplicate; empty for what is not looked up. `on_record`:
-    the message was on record before, so its sender may have taken it back on its way here: it was scheduled,
-    parked, or at another agent, or this is not its first round.
+    forward must repeat it. `remembered`: one was written down before a crash, and is to be forgotten when the
+    message has left, wherever it goes now. `reason`: why it ended or was set aside. `raw`: what the publisher
+    wrote. `key`: what makes a second publish of the same message a duplicate; empty for what is not looked
+    up. `on_record`: the message was on record before, so its sender may have taken it back on its way here:
+    it was scheduled, parked, or at another agent, or this is not its first round.
 
     The rest is noted as it is moved. `body`: the message as it lies in the mailbox. `told`: its ledger event
     goes with the call. `mailbox`: where the delivery owner in this process expects it."""
@@ -61,6 +62,7 @@ class Placement(Struct, gc=False):
     envelope: Envelope | None = None
     agent: Agent | None = None
     chosen: bool = False
+    remembered: bool = False
     route: bytes | None = None
     requirements: tuple[str, ...] = ()
     reason: str = ""

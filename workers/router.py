@@ -23,6 +23,7 @@ from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys, taken_back
 from broker.streams.lanes import IngressEntry, LaneReader
 from broker.streams.ownership import Lease
+from broker.streams.scripts import CHOOSE
 from broker.telemetry import logs
 from schema.errors import BrokerError, StoreUnavailable, StreamsFull
 from schema.limits import ENTRY_MESSAGES_MAX, ROUTE_BATCH_MAX, ROUTE_CALLS_IN_FLIGHT_MAX
@@ -76,6 +77,7 @@ class Router:
         self._clock = clock
         self._rules = rules
         self._delivery = delivery
+        self._owner = lease.value
         self._mover = Mover(
             connection,
             keys,
@@ -242,6 +244,10 @@ class Router:
         placements = []
         for raw in entry.messages:
             placement = self._place(raw, entry, now_ms)
+            if self._chosen:
+                placement.remembered = (
+                    placement.envelope is not None and placement.envelope.id in self._chosen
+                )
             key = placement.key
             if key in keys:
                 placement.way = Way.DUPLICATE
@@ -312,7 +318,8 @@ class Router:
             for part in (one.envelope.id, one.agent.id)
         ]
         if choices:
-            await self._connection.send("HSET", self._keys.chosen, *choices)
+            keys = (self._keys.owner("route"), self._keys.chosen)
+            await self._connection.evaluate(CHOOSE, keys, self._owner, *choices)
         together: dict[tuple[str, bool], list[Envelope]] = defaultdict(list)
         for (entry, one), seen in zip(leaving, known, strict=True):
             if one.envelope is not None and (entry.passed or not seen):

@@ -12,7 +12,7 @@ from schema.codec import decode_stored_envelope, encode
 from schema.errors import StoreUnavailable, StreamsUnavailable
 from schema.ids import new_id, shard_of
 from schema.ledger import EventKind
-from schema.message import Lane, Status
+from schema.message import Envelope, Lane, Status
 from workers import router
 
 SHARDS = 3
@@ -140,6 +140,28 @@ async def test_a_crash_between_forward_and_delete_repeats_the_same_choice(
         got = {one.id: one.message["to_agent_id"] for one in receiver.got}
         assert {one: got[one] for one in forwarded} == forwarded
         assert set(got.values()) <= {agent.id for agent in agents}
+
+
+@pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "here"])
+async def test_a_choice_that_was_written_down_is_forgotten_wherever_its_message_goes(
+    any_streams_url, is_gone
+):
+    async with World(any_streams_url, shards=SHARDS) as world:
+        receiver = await world.receiver()
+        agents = [world.agent(receiver, shard=shard, capabilities=("sums",)) for shard in (0, 1)]
+        here = [one for one in (message(requirements=["sums"]) for _ in range(60)) if in_first(one)]
+        # None of them was forwarded: of an agent that has been deleted, and of one that has moved here.
+        before = new_id() if is_gone else agents[0].id
+        world.raw.hset(world.keys[0].chosen, mapping={one.id: before for one in here})
+        await world.site()
+        await world.send(*here)
+        await world.until_ended([one.id for one in here])
+        await world.until_clean()
+        assert receiver.times == {one.id: 1 for one in here}
+
+
+def in_first(envelope: Envelope) -> bool:
+    return shard_of(envelope.id, SHARDS) == 0
 
 
 # --- unknown recipients -------------------------------------------------------------------------------
