@@ -129,6 +129,10 @@ class Keys:
         """Return the token bucket of what a recipient takes of a sender."""
         return f"{self._prefix}allowance:{purpose}:{recipient}:{sender}"
 
+    def survived(self, life: str) -> str:
+        """Return what says that the end of one delivery owner was taken back already."""
+        return f"{self._prefix}survived:{life}"
+
     def owner(self, trade: str) -> str:
         """Return the lease of the process that owns this shard for a trade."""
         return f"{self._prefix}owner:{trade}"

@@ -9,6 +9,7 @@ Said late, the next owner may have read one death too many; POISON_DEATHS are fa
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
@@ -18,9 +19,12 @@ from broker.streams.link import Link
 from broker.streams.scripts import SURVIVE
 from broker.telemetry import logs
 from schema.errors import BrokerError, StreamsUnavailable
+from schema.ids import new_id
 
 RETRY_S: Final = 0.5
 ANSWER_S: Final = 5.0
+TOLD_MS: Final = 120_000
+"""For so long saying the same again changes nothing: its answer may have been lost."""
 
 
 class Survival:
@@ -28,26 +32,30 @@ class Survival:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._untold: dict[int, tuple[Keys, str, set[str]]] = {}
+        self._untold: dict[int, tuple[Keys, str, str, set[str]]] = {}
         self._work = asyncio.Event()
-        self._telling = asyncio.Lock()
+        self._telling: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def lost(self, keys: Keys, owner: str, under_way: Collection[str]) -> None:
         """Note that an owner of this process has ended, with these places noted as under way."""
-        self._untold[keys.shard] = keys, owner, set(under_way)
+        self._untold[keys.shard] = keys, owner, new_id(), set(under_way)
         self._work.set()
 
     async def tell(self, connection: Connection, shard: int) -> None:
         """Say what there is to say of a shard. Raises: BrokerError; it is said again then."""
-        async with self._telling:
+        async with self._telling[shard]:
             untold = self._untold.get(shard)
             if untold is None:
                 return
-            keys, owner, under_way = untold
+            keys, owner, life, under_way = untold
             try:
                 async with asyncio.timeout(ANSWER_S):
                     await connection.evaluate(
-                        SURVIVE, (keys.deliverer, keys.deaths, keys.trials), owner, *under_way
+                        SURVIVE,
+                        (keys.deliverer, keys.deaths, keys.trials, keys.survived(life)),
+                        owner,
+                        TOLD_MS,
+                        *under_way,
                     )
             except TimeoutError:
                 raise StreamsUnavailable("no answer in time to what survived") from None
@@ -62,8 +70,13 @@ class Survival:
             self._work.clear()
             try:
                 connection = await self._link.get()
-                for shard in tuple(self._untold):
-                    await self.tell(connection, shard)
+                # Together: a node that is away holds up what is said of its own shards and of no other.
+                answers = await asyncio.gather(
+                    *(self.tell(connection, shard) for shard in tuple(self._untold)), return_exceptions=True
+                )
+                for answer in answers:
+                    if answer is not None:
+                        raise answer
             except BrokerError as error:
                 logs.warning("delivery.survival_untold", reason=error.message)
                 self._work.set()
