@@ -301,7 +301,12 @@ class Guard:
         for trip in tuple(self._found.unnoted):
             is_due = NOTED_WITHIN_MS <= now_ms - trip.at_ms < NOTED_UNTIL_MS
             if is_due and shard_of(trip.from_agent_id, self._rules.shards) in here:
-                await self._note(trip)
+                try:
+                    await self._note(trip)
+                except BrokerError as error:
+                    # With the next poll. Inboxes must be looked into meanwhile, or no quota would hold.
+                    logs.warning("guard.not_noted", trip=trip.id, reason=error.message)
+                    return
                 self._found.unnoted.remove(trip)
 
     async def _note(self, trip: Trip) -> None:
@@ -333,10 +338,12 @@ class Guard:
         connection = await self._link.get()  # First: what begins to look has to come to its end.
         inboxes: list[tuple[str, InboxWatch]] = []
         commands: list[tuple[str, ...]] = []
+        opened: list[str] = []
         for agent_id in agents:
             agent = self._find_agent(agent_id)
             if agent is None:
-                self._full.pop(agent_id, None)
+                if self._full.pop(agent_id, None) is not None:
+                    opened.append(agent_id)
                 continue
             inbox = self._inboxes.get(agent_id) or self._watch(agent)
             inbox.looking()
@@ -352,7 +359,6 @@ class Guard:
                 inbox.is_looking = False
         now_ms = self._clock.now_ms()
         filled: dict[str, int] = {}
-        opened: list[str] = []
         for number, (agent_id, inbox) in enumerate(inboxes):
             sizes = replies[number * 2 * len(LANES) : (number + 1) * 2 * len(LANES)]
             inbox.looked(Held(sum(sizes[::2]), sum(size or 0 for size in sizes[1::2])))

@@ -279,6 +279,31 @@ async def test_notes_whose_finder_died_before_it_published_them_are_published_on
     assert not [field for field in world.raw.hkeys(BARRIERS) if trip.id.encode() in field]
 
 
+async def test_a_trip_that_cannot_be_told_of_opens_no_full_inbox(
+    world: World, book: BarrierBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarding, "NOTED_WITHIN_MS", 0)
+    tries = 0
+
+    async def unable(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise StreamsUnavailable("the node of one of its agents is away")
+
+    monkeypatch.setattr(Guard, "_note", unable)
+    world.guard_rules = GuardRules(shards=1, quota=Quota(messages=10))
+    one, other, agent = world.agent(), world.agent(), world.agent()
+    trip = guarding.trip_of(Sign.REPEAT, one.id, other.id, at_ms=int(time.time() * 1_000))
+    assert await book.trip(trip)
+    await world.site()
+    await until(lambda: tries > 0)
+    for _ in range(10):
+        await world.send(*(message(agent) for _ in range(20)))
+        await settled(world)
+    await until(lambda: len(ended(world, FULL)) > 0)
+    await until_found(book, agent)
+
+
 async def test_after_the_reset_messages_pass_again(world: World, book: BarrierBook) -> None:
     world.guard_rules = GuardRules(shards=1)
     sender, recipient = world.agent(), world.agent()
