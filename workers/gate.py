@@ -80,7 +80,9 @@ class Owners:
 
     def get(self, key_id: str) -> Principal | Refused | None:
         """Return what was found; None where nobody could say."""
-        return self._known[key_id][1]
+        # It may have been dropped while others were asked for: then it is asked for again.
+        found = self._known.get(key_id)
+        return None if found is None else found[1]
 
     async def _find(self, key_id: str) -> Principal | Refused | None:
         try:

@@ -81,8 +81,9 @@ class Settler:
 
     def finish(self, item: Item, event: Event) -> None:
         """Settle an item for good: its entry goes, its event stays."""
+        written = encode(event)  # First: an entry must not go without its event.
         self._finish(item)
-        self._note(encode(event), event.id, event.status, item.waiter)
+        self._note(written, event.id, event.status, item.waiter)
 
     def finish_written(self, item: Item, event: bytes) -> None:
         """Settle an item that was delivered; its event is written already."""
@@ -91,25 +92,27 @@ class Settler:
 
     def set_aside(self, item: Item, detail: str, now_ms: int) -> None:
         """Take an entry that is no message out of its mailbox; the record keeps its bytes."""
-        self._finish(item)
         event = quarantined(item.mailbox.key, item.entry, item.body, detail=detail, now_ms=now_ms)
-        self._note(encode(event), item.entry, Status.FAILED, "")
+        written = encode(event)
+        self._finish(item)
+        self._note(written, item.entry, Status.FAILED, "")
 
     def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
         """Plan another attempt; `member` is its name among what waits."""
-        settlement = self._batch.settlement
+        written, settlement = encode(event), self._batch.settlement
         if item.due_taken:
             settlement.over.append(item.due_member)
         settlement.retries[member] = due_ms
         self._batch.items.append(item)
         self._last = item
-        self._note(encode(event), event.id, event.status, item.waiter)
+        self._note(written, event.id, event.status, item.waiter)
 
     def reroute(self, item: Item, event: Event, message: Envelope) -> None:
         """Take an item from its agent and put its message back into the ingress, for another to be chosen."""
         if self._is_closed:
             return
         keys, mailbox = self._keys, item.mailbox
+        written, again = encode(event), encode(message)
         self._rerouting += 1
         self._last = item
         self._connection.run(
@@ -119,7 +122,7 @@ class Settler:
                 keys.ingress[lane_of(message.priority)],
             ),
             (
-                *(self._owner(), item.entry, encode(event), encode(message), item.waiter),
+                *(self._owner(), item.entry, written, again, item.waiter),
                 item.due_member if item.due_taken else "",
             ),
             partial(self._rerouted, item),
