@@ -155,8 +155,10 @@ async def _replay(
     if own is not None:
         # Before the transaction: contacts are asked for over a connection of their own, and who holds one
         # while it waits for another keeps everybody else, and in the end itself, from getting any.
-        outcome |= await _not_taken(services, ids, own)
-        ids = [message_id for message_id in ids if outcome[message_id] is not Skip.NOT_TAKEN]
+        judged = await _judged(services, ids, own)
+        outcome |= {message_id: why for message_id, why in judged.items() if why is not None}
+        # What has died only since then was not judged.
+        ids = [message_id for message_id in ids if message_id in judged and judged[message_id] is None]
     async with services.pool.transaction() as connection:
         for one in await dead_letters.lock(connection, ids):
             if _is_of(one, own):
@@ -173,14 +175,18 @@ def _is_of(one: WholeLetter, own: str | None) -> bool:
     return own is None or own in (one.letter.from_agent_id, one.letter.to_agent_id)
 
 
-async def _not_taken(services: Services, ids: list[str], own: str) -> dict[str, Skip]:
-    """Return those of an agent's own dead letters that their recipients do not take of it (any more)."""
-    refused = {}
+async def _judged(services: Services, ids: list[str], own: str) -> dict[str, Skip | None]:
+    """Return of an agent's own dead letters why each is not sent again; None where it can be. Its recipient
+    may not take it of this agent (any more)."""
+    judged: dict[str, Skip | None] = {}
     for one in await dead_letters.read(services.pool, ids):
-        again = _again(services, one) if _is_of(one, own) else None
-        if isinstance(again, Envelope) and not await _is_taken(services, again, own):
-            refused[again.id] = Skip.NOT_TAKEN
-    return refused
+        if _is_of(one, own):
+            again = _again(services, one)
+            if isinstance(again, Skip):
+                judged[one.letter.id] = again
+            else:
+                judged[one.letter.id] = None if await _is_taken(services, again, own) else Skip.NOT_TAKEN
+    return judged
 
 
 async def _is_taken(services: Services, envelope: Envelope, own: str) -> bool:
