@@ -237,6 +237,8 @@ class EmbeddedPostgres:
     def _try_start(self, account: Account) -> bool:
         self._socket_directory = self._sockets.create()
         account.own(self._socket_directory)
+        # A killed server leaves it; its pid may be a stranger's by now, at which PostgreSQL refuses to start.
+        (self._socket_directory / f".s.PGSQL.{self._port}.lock").unlink(missing_ok=True)
         self._write(account, self._data / "agent-broker.conf", self._config_text())
         keep_port(self._home / "port", self._port)
         self._process = ServerProcess(

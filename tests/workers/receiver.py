@@ -80,9 +80,9 @@ class Receiver:
         task = asyncio.current_task()
         assert task is not None
         self._links[task] = writer.get_extra_info("peername")[1]
-        await self._note()
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._note()
                 while True:
                     await self._serve_one(reader, writer)
         finally:
