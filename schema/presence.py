@@ -2,11 +2,15 @@
 
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
 
 from schema.http import HeartbeatReply
 from schema.quick import quick
+
+PING_TYPE: Final = "ping"
+"""The type of the messages that pings leave."""
 
 
 @quick

@@ -4,7 +4,8 @@ What answers a message inherits its root and its hop, and is stopped by their li
 This is the back-stop for agents that drop causation: only messages *without* one (hop 0, no `reply_to`) are
 looked at, since a request and its reply are no loop, and only those of a named sender. Two signs:
 
-- *repeat*: the same sender, recipient and body more than `repeats` times within the window;
+- *repeat*: the same sender, recipient and body more than `repeats` times within the window (but pings, which
+  say the same every time);
 - *alternation*: the direction between two agents changes `alternations` times within the window.
 
 Windows begin with their first message, so a loop that goes on is always found, at the latest a window later
@@ -21,6 +22,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from schema.message import Envelope
+from schema.presence import PING_TYPE
 from schema.trip import Pair
 
 WINDOW_MS: Final = 60_000
@@ -73,7 +75,8 @@ class LoopWatch:
             body = crc32(envelope.content, hash(pair) & 0xFFFFFFFF) << 32 | len(envelope.message_type)
             first: _First = (now_ms, envelope.id)
             found = self._bodies.get_or_put(body, first)
-            if found is not first and self._repeated(body, found, envelope.id, now_ms) > rules.repeats:
+            again = found is not first and envelope.message_type != PING_TYPE
+            if again and self._repeated(body, found, envelope.id, now_ms) > rules.repeats:
                 return Sign.REPEAT
         if rules.alternations:
             way = self._ways.get(pair) or self._new_way(pair, now_ms)

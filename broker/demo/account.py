@@ -33,7 +33,7 @@ class Line(Struct, kw_only=True):
 
 
 class Account(Struct, kw_only=True):
-    """Everybody's lines and what is missing."""
+    """Everybody's lines and what is missing. `refused`: tasks the broker did not take; they are not asked."""
 
     lines: dict[str, Line]
     asked: int
@@ -41,13 +41,16 @@ class Account(Struct, kw_only=True):
     answered: int
     repeated_answers: int
     lost: list[str]
+    refused: int = 0
 
     @property
     def complete(self) -> bool:
-        return not self.lost
+        return not self.lost and not self.refused
 
 
-def settle(asked: Iterable[str], records: Mapping[str, Record], answers: Counter[str]) -> Account:
+def settle(
+    asked: Iterable[str], records: Mapping[str, Record], answers: Counter[str], *, refused: int = 0
+) -> Account:
     """Compare the ids that were asked with the broker's records and with the answers by task id."""
     ids = list(asked)
     lines: dict[str, Line] = {}
@@ -65,6 +68,7 @@ def settle(asked: Iterable[str], records: Mapping[str, Record], answers: Counter
         answered=sum(bool(answers[task_id]) for task_id in ids),
         repeated_answers=sum(count - 1 for count in answers.values() if count > 1),
         lost=lost,
+        refused=refused,
     )
 
 

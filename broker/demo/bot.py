@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import sys
 from time import monotonic
 
 from broker.client.http import AgentClient
 from broker.demo.actor import Brief, Counts, play
 from broker.demo.cast import MAX_RETRIES, TASK_TIMEOUT_S, Task
 from broker.demo.inbox import Pushed, serve
+from schema.errors import BrokerError
 
 
 class Bot:
@@ -19,16 +21,21 @@ class Bot:
         self._asked_at: dict[str, float] = {}
 
     async def ask(self, task: Task) -> None:
-        """Send one task."""
+        """Send one task; one that the broker refuses is told and counted."""
         began = monotonic()
-        message = await self._client.send(
-            task.content,
-            to=task.to,
-            requirements=list(task.requirements),
-            message_type="task",
-            priority=task.priority,
-            metadata={"timeout": TASK_TIMEOUT_S, "max_retries": MAX_RETRIES},
-        )
+        try:
+            message = await self._client.send(
+                task.content,
+                to=task.to,
+                requirements=list(task.requirements),
+                message_type="task",
+                priority=task.priority,
+                metadata={"timeout": TASK_TIMEOUT_S, "max_retries": MAX_RETRIES},
+            )
+        except BrokerError as error:
+            sys.stderr.write(f"task {task.number} was not taken: {error.message} ({error.code})\n")
+            self._counts.trouble += 1
+            return
         self._asked_at[message.id] = began
         self._counts.asked.append(message.id)
 

@@ -14,7 +14,6 @@ HANG_S: Final = 1.5
 """How long a hanging attempt is left unanswered: longer than the tasks' own time-out."""
 TASK_TIMEOUT_S: Final = 1
 MAX_RETRIES: Final = 8
-PAGES: Final = 40
 
 
 class Part(Struct, frozen=True, kw_only=True):
@@ -58,7 +57,8 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 def tasks(count: int, *, tag: str, names: dict[str, str]) -> Iterator[Task]:
-    """Yield the tasks in the order they are asked: every other by name, the rest by capability.
+    """Yield the tasks in the order they are asked: every other by name, the rest by capability. No two say
+    the same: who repeats itself is in a loop, and is stopped.
 
     `names`: what each part is called in this run.
     """
@@ -80,7 +80,7 @@ def tasks(count: int, *, tag: str, names: dict[str, str]) -> Iterator[Task]:
             priority=2 if number % 10 == 0 else 5,
             content={
                 "task_type": "scrape",
-                "parameters": {"url": f"https://cars.example/{make}?page={number % PAGES + 1}"},
+                "parameters": {"url": f"https://cars.example/{make}?page={number + 1}"},
             },
         )
 

@@ -63,7 +63,8 @@ async def _demonstrate(console: Console, *, url: str, key: str, total: int) -> A
     async with AgentClient(url, key) as operator, Stage() as stage:
         company = await _engage(operator, stage, url=url)
         await _perform(console, stage, company, total=total)
-        account = settle(stage.bot.asked, await _records(operator, stage), stage.bot.answers)
+        records = await _records(operator, stage)
+        account = settle(stage.bot.asked, records, stage.bot.answers, refused=stage.bot.counts.trouble)
         console.print(closing(account, stage.bot.round_trips_ms))
         return account
 
@@ -126,7 +127,9 @@ async def _perform(console: Console, stage: Stage, company: Company, *, total: i
     await stage.bot.enter(company.brief(stage.bot, total=total))
     with Screen(console, stage, total) as screen:
         seen, moved_at = stage.steps, monotonic()
-        while len(stage.bot.answers) < total and monotonic() - moved_at < PATIENCE_S:
+        while (
+            len(stage.bot.answers) + stage.bot.counts.trouble < total and monotonic() - moved_at < PATIENCE_S
+        ):
             await _call_latecomers(stage, company, len(stage.bot.asked) / total)
             await asyncio.sleep(LOOK_S)
             screen.refresh()

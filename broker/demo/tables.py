@@ -67,7 +67,9 @@ def verdict(account: Account) -> str:
         f"{account.asked} asked, {account.processed} processed, {account.answered} answered"
         f" ({account.repeated_answers} answers came twice)"
     )
-    if account.complete:
+    if account.refused:
+        counted += f", {account.refused} REFUSED"
+    if not account.lost:
         return f"{counted}: nothing was lost"
     shown = ", ".join(account.lost[:10])
     return f"{counted}: {len(account.lost)} LOST: {shown}"

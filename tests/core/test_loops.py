@@ -35,6 +35,14 @@ def test_the_sixth_time_the_same_within_a_minute_is_a_loop() -> None:
     assert signs(LoopWatch(LoopRules()), steps) == [None] * 5 + [Sign.REPEAT]
 
 
+def test_pings_say_the_same_every_time_and_are_no_loop_until_they_are_answered_by_pings() -> None:
+    watch = LoopWatch(LoopRules())
+    one_way = [watch.see(said(message_type="ping"), "a", "b", n * 1_000) for n in range(30)]
+    assert set(one_way) == {None}
+    to_and_fro = [watch.see(said(message_type="ping"), *way, 40_000) for way in [("b", "a"), ("a", "b")] * 12]
+    assert Sign.ALTERNATION in to_and_fro
+
+
 def test_the_same_once_in_a_while_is_none() -> None:
     steps = [("a", "b", "tick", n * 12_000) for n in range(100)]
     assert set(signs(LoopWatch(LoopRules()), steps)) == {None}

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from broker.demo.account import Record, settle, share_ms
+from broker.demo.tables import verdict
 
 
 def record(task_id: str, *attempts: str, status: str = "processed") -> Record:
@@ -48,3 +49,10 @@ def test_answer_that_came_twice_is_counted_and_no_loss() -> None:
 )
 def test_share_is_a_value_that_was_there(values: list[int], share: float, expected: int | None) -> None:
     assert share_ms(values, share) == expected
+
+
+def test_what_was_refused_is_no_loss_and_no_success() -> None:
+    account = settle([], {}, Counter(), refused=3)
+    assert not account.complete
+    assert "3 REFUSED" in verdict(account)
+    assert "LOST" not in verdict(account)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from broker.demo.cast import SCRAPERS, Part, mishap, name_in_round, tagged, tasks
+from schema.codec import encode
 
 NAMES = {part.name: f"{part.name}_2" for part in SCRAPERS}
 FLAKY = Part(name="x", skills=(), work_ms=(1, 1), refuses=0.2, hangs=0.1)
@@ -16,6 +17,12 @@ def test_half_of_the_tasks_are_named_and_half_go_by_capability() -> None:
     assert named == Counter(dict.fromkeys(NAMES.values(), 25))
     assert sum(bool(task.requirements) for task in asked) == 100
     assert all((task.to is None) == bool(task.requirements) for task in asked)
+
+
+def test_no_two_tasks_say_the_same() -> None:
+    """Six times the same within a minute is a loop, and stopped; the demonstration asks 300 in one."""
+    bodies = [encode(task.content) for task in tasks(1_000, tag="", names=NAMES)]
+    assert len(set(bodies)) == len(bodies)
 
 
 @pytest.mark.parametrize("tag", ["", "-7"])

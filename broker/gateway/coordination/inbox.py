@@ -23,9 +23,9 @@ from schema import limits
 from schema.errors import AgentMismatch, IllegalTransition, NotFound, Rejected
 from schema.inbox import InboxMessage, InboxReply, MarkReadReply, SenderView
 from schema.message import MessageView, Status
+from schema.presence import PING_TYPE
 
 ALL: Final = "all"
-PING: Final = "ping"
 _STATUSES: Final = (*(status.value for status in Status), ALL)
 _READ: Final = frozenset((Status.DELIVERED.value, Status.PROCESSED.value))
 
@@ -196,7 +196,7 @@ async def _read(services: Services, message_id: str) -> MessageView:
 def _texts_of(view: MessageView) -> tuple[str | None, str | None]:
     """Return subject and body; of a ping, what it says."""
     texts = _texts.decode(view.content)
-    said = texts.message if view.message_type == PING else texts.body
+    said = texts.message if view.message_type == PING_TYPE else texts.body
     return _string(texts.subject), _string(said)
 
 

@@ -16,9 +16,7 @@ from schema.agent import Agent
 from schema.codec import encode
 from schema.errors import Rejected
 from schema.message import SendRequest
-from schema.presence import PingContent, PingReply, PingRequest, PingTarget
-
-PING = "ping"
+from schema.presence import PING_TYPE, PingContent, PingReply, PingRequest, PingTarget
 
 
 class SenderQuery(Struct):
@@ -42,7 +40,7 @@ async def ping(call: Call[PingRequest, SenderQuery]) -> Reply:
     sender = await required_agent(call, call.query.from_agent_id, field=SENDER)
     target = await other_agent(services, call.body.to_agent_id, sender)
     content = Raw(encode(PingContent(message=call.body.message)))
-    request = SendRequest(to_agent_id=target.id, message_type=PING, content=content)
+    request = SendRequest(to_agent_id=target.id, message_type=PING_TYPE, content=content)
     envelope = await accept(services, request, sender)
     services.gatekeeper.spend(call.principal.metered, envelope)
     await post(services, envelope)
