@@ -102,7 +102,7 @@ class Tenancy:
 
     async def _end(self, lost: list[Lease]) -> None:
         for lease in lost:
-            logs.warning("lease.lost", trade=lease.trade, shard=lease.shard)
+            logs.warning("lease.lost", trade=lease.trade, shard=lease.shard, late_ms=lease.late_ms)
             await self._tenant.stop(lease, gracefully=False)
 
     def _give_up(self, lease: Lease) -> None:

@@ -44,6 +44,11 @@ class Lease(Struct):
     def is_live(self) -> bool:
         return time.monotonic() < self.ends_at_s
 
+    @property
+    def late_ms(self) -> int:
+        """How long ago it has ended, in ms; 0 while it lasts."""
+        return max(0, round((time.monotonic() - self.ends_at_s) * 1_000))
+
 
 class Leases:
     """The leases of one process for one trade."""

@@ -11,6 +11,7 @@ from chaos.deployment import SETTINGS, Deployment, Wanted
 from chaos.journal import Journal
 from chaos.notes import lines
 from chaos.report import Report
+from chaos.standstill import watched
 from chaos.stores import save_logs, stores
 
 
@@ -21,6 +22,7 @@ async def run(wanted: Wanted) -> Report:
     journal = Journal(wanted.folder / "journal")
     canaries = canary.Canaries()
     async with AsyncExitStack() as stack:
+        stack.enter_context(watched(journal))
         running = await stack.enter_async_context(stores(wanted.home))
         stack.callback(save_logs, running, wanted.folder)
         await migrate(running.database_url)

@@ -34,7 +34,7 @@ class Journal:
     def struck(self, kind: str, target: str, *, interrupts: bool, at: float | None = None) -> None:
         """Note what happened in an instant."""
         moment = time.time() if at is None else at
-        self._keep(Spell(kind, target, moment, moment, interrupts))
+        self.keep(Spell(kind, target, moment, moment, interrupts))
 
     @contextmanager
     def during(self, kind: str, target: str, *, interrupts: bool, **more: object) -> Iterator[None]:
@@ -43,7 +43,7 @@ class Journal:
         try:
             yield
         finally:
-            self._keep(Spell(kind, target, since, time.time(), interrupts))
+            self.keep(Spell(kind, target, since, time.time(), interrupts))
 
     def skip(self, kind: str, why: str) -> None:
         """Note a fault that was drawn and could not be done."""
@@ -54,7 +54,8 @@ class Journal:
         """Note anything else worth reading afterwards."""
         self._notes.append(what, **more)
 
-    def _keep(self, spell: Spell) -> None:
+    def keep(self, spell: Spell) -> None:
+        """Note a fault that is over."""
         self.counts[spell.kind] += 1
         self.spells.append(spell)
         self._notes.append(

@@ -74,7 +74,9 @@ def lost_leases(folder: Path) -> list[Spell]:
             lost = event.get("event") == "lease.lost" and event.get("trade") == "deliver"
             if lost or event.get("event") in ("shard.failed", "shard.broken"):
                 at = datetime.fromisoformat(event["at"]).timestamp()
-                spells.append(Spell(event["event"], path.stem, at - LEASE_MS / 1000, at, interrupts=True))
+                # It may have slept through the end of its lease: then it was out of touch for longer.
+                since = at - (LEASE_MS + event.get("late_ms", 0)) / 1000
+                spells.append(Spell(event["event"], path.stem, since, at, interrupts=True))
     return spells
 
 

@@ -1,13 +1,14 @@
 """Leases: spread evenly, fenced by growing tokens, given up, lost."""
 
 import asyncio
+import time
 
 import pytest
 from streams_rig import until
 
 from broker.streams.clock import ServerClock
 from broker.streams.keys import Keys
-from broker.streams.ownership import Leases
+from broker.streams.ownership import Lease, Leases
 
 SHARDS = 8
 
@@ -125,3 +126,9 @@ async def test_a_process_started_again_takes_its_leases_back_at_once_with_a_new_
     assert min(tokens[SHARDS:]) > 1
     assert all(later > earlier for earlier, later in zip(tokens[:SHARDS], tokens[SHARDS:], strict=True))
     assert len(await before.renew(connection)) == SHARDS  # all lost: the earlier life is fenced
+
+
+def test_how_late_the_end_of_a_lease_is_seen():
+    now_s = time.monotonic()
+    assert Lease(0, "deliver", "1:a", now_s + 60).late_ms == 0
+    assert 2_000 <= Lease(0, "deliver", "1:a", now_s - 2).late_ms < 60_000
