@@ -110,6 +110,8 @@ class Placer:
         except Rejected as error:
             return Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=error.message)
         placement = self._place(raw, envelope, entry, chosen, now_ms)
+        if chosen and envelope.id in chosen:
+            placement.remembered = True
         tried, later = envelope.tried is not UNSET, envelope.round is not UNSET and envelope.round > 0
         if tried or later or entry.passed or entry.known:
             placement.on_record = True

@@ -244,10 +244,6 @@ class Router:
         placements = []
         for raw in entry.messages:
             placement = self._place(raw, entry, now_ms)
-            if self._chosen:
-                placement.remembered = (
-                    placement.envelope is not None and placement.envelope.id in self._chosen
-                )
             key = placement.key
             if key in keys:
                 placement.way = Way.DUPLICATE

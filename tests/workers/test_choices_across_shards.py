@@ -160,6 +160,30 @@ async def test_a_choice_that_was_written_down_is_forgotten_wherever_its_message_
         assert receiver.times == {one.id: 1 for one in here}
 
 
+async def test_it_is_forgotten_also_where_the_sender_had_to_be_looked_up_first(streams_url):
+    async with World(streams_url, shards=SHARDS) as world:
+        receiver = await world.receiver()
+        world.agent(receiver, shard=0, capabilities=("sums",))
+        sent = next(
+            one
+            for one in (message(requirements=["sums"], from_agent_id="late") for _ in range(99))
+            if in_first(one)
+        )
+        world.raw.hset(world.keys[0].chosen, sent.id, new_id())
+        late = []
+
+        async def learn() -> None:
+            if not late:
+                late.append(world.agent(receiver, name="late"))
+
+        world.live.refreshing = learn
+        await world.site()
+        await world.send(sent)
+        await world.until_ended([sent.id])
+        await world.until_clean()
+        assert receiver.times == {sent.id: 1}
+
+
 def in_first(envelope: Envelope) -> bool:
     return shard_of(envelope.id, SHARDS) == 0
 
