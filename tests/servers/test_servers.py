@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -199,11 +200,11 @@ def test_a_server_is_not_started_on_a_full_disk_and_keeps_its_address(
 
 
 @contextmanager
-def taken(port: int) -> Iterator[None]:
-    """Have somebody else listen on a port."""
+def taken(url: str) -> Iterator[None]:
+    """Have somebody else listen on the port of a server that has ended."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", port))
+        other.bind(("127.0.0.1", urlsplit(url).port))
         other.listen()
         yield
 
@@ -219,7 +220,7 @@ async def test_a_postgres_started_again_keeps_its_socket_whoever_has_taken_its_p
     for is_on_tcp in (False, True):
         os.kill(server.pid, signal.SIGKILL)
         until(lambda: server.exit_code() is not None, what="the end of the server")
-        with nullcontext() if is_on_tcp else taken(int(urls[1].rpartition(":")[2].partition("/")[0])):
+        with nullcontext() if is_on_tcp else taken(urls[1]):
             server.start()
         assert (server.url, server.tcp_url) == urls
         assert server.is_on_tcp is is_on_tcp
@@ -237,7 +238,7 @@ def test_a_valkey_started_again_keeps_its_socket_whoever_has_taken_its_port(
     for is_on_tcp in (False, True):
         os.kill(server.pid, signal.SIGKILL)
         until(lambda: server.exit_code() is not None, what="the end of the server")
-        with nullcontext() if is_on_tcp else taken(int(urls[1].rpartition(":")[2].partition("/")[0])):
+        with nullcontext() if is_on_tcp else taken(urls[1]):
             server.start()
         assert (server.unix_url, server.url) == urls
         assert server.is_on_tcp is is_on_tcp
