@@ -10,7 +10,8 @@ drops what it has seen: twice published is once routed, as long as both fall int
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -21,7 +22,7 @@ from broker.streams.keys import Keys
 from broker.streams.link import Link
 from broker.streams.owed import owed
 from schema.codec import encode
-from schema.errors import StreamsUnavailable
+from schema.errors import BrokerError, StreamsUnavailable
 from schema.ids import shard_of
 from schema.limits import (
     FAIR_SHARE_S,
@@ -36,6 +37,10 @@ TRIES: Final = 4
 BACKOFF_S: Final = 0.1
 IN_FLIGHT_PER_LANE_MAX: Final = 8
 """Commands under way per lane; what comes meanwhile shares the next entry."""
+
+
+_Answers = Sequence[asyncio.Future[None]]
+"""What the callers of the messages in one entry wait on."""
 
 
 class _Parcel:
@@ -170,9 +175,7 @@ class _LaneQueue:
         batch = self._next_batch()
         if batch:
             self._in_flight += 1
-            task = self._loop.create_task(self._send(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._send([parcel.done for parcel in batch], self._command(batch))
         self._schedule()
 
     def _next_batch(self) -> list[_Parcel]:
@@ -190,7 +193,7 @@ class _LaneQueue:
         batch, self._parcels = self._parcels[:taken], self._parcels[taken:]
         return batch
 
-    async def _send(self, batch: list[_Parcel]) -> None:
+    def _command(self, batch: list[_Parcel]) -> list[str | bytes]:
         command: list[str | bytes] = ["XADD", self._key, "*"]
         for parcel in batch:
             for message in parcel.messages:
@@ -198,27 +201,58 @@ class _LaneQueue:
         command += batch[0].fields
         if self._signer is not None:
             command += self._signer.fields(message for parcel in batch for message in parcel.messages)
-        answers = [parcel.done for parcel in batch]
-        try:
-            with owed(answers):
-                await self._send_until_answered(command)
-                for answer in answers:
-                    if not answer.done():  # else its caller was cancelled
-                        answer.set_result(None)
-        finally:
-            self._in_flight -= 1
-            self._schedule()
+        return command
 
-    async def _send_until_answered(self, command: list[str | bytes]) -> Reply:
-        for attempt in range(TRIES):
-            try:
-                connection = await self._link.get()
-                return await connection.send(*command)
-            except StreamsUnavailable:
-                if attempt == TRIES - 1:
-                    raise
-            await asyncio.sleep(BACKOFF_S * 3**attempt)
-        raise AssertionError("unreachable")
+    def _send(self, answers: _Answers, command: list[str | bytes]) -> None:
+        """Send a command over the connection that is open, as a rule: that takes no task."""
+        connection = self._link.connection
+        if connection is None:
+            self._insist(answers, command, tried=0)
+            return
+        try:
+            connection.call(command, partial(self._answered, answers, command))
+        except Exception as error:  # whatever it is, its callers must not wait for ever
+            self._conclude(answers, error)
+
+    def _answered(self, answers: _Answers, command: list[str | bytes], reply: Reply) -> None:
+        if isinstance(reply, StreamsUnavailable):
+            self._insist(answers, command, tried=1)
+        else:
+            self._conclude(answers, reply if isinstance(reply, BrokerError) else None)
+
+    def _insist(self, answers: _Answers, command: list[str | bytes], *, tried: int) -> None:
+        task = self._loop.create_task(self._send_until_answered(answers, command, tried))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send_until_answered(self, answers: _Answers, command: list[str | bytes], tried: int) -> None:
+        error: BrokerError | None = None
+        with owed(answers):
+            for attempt in range(tried, TRIES):
+                if attempt:
+                    await asyncio.sleep(BACKOFF_S * 3 ** (attempt - 1))
+                try:
+                    await (await self._link.get()).send(*command)
+                except BrokerError as failure:
+                    error = failure
+                    if not isinstance(error, StreamsUnavailable):
+                        break
+                else:
+                    error = None
+                    break
+        self._conclude(answers, error)
+
+    def _conclude(self, answers: _Answers, error: Exception | None) -> None:
+        self._in_flight -= 1
+        for answer in answers:
+            if answer.done():  # its caller was cancelled
+                continue
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+                answer.exception()  # its caller may have gone away
+        self._schedule()
 
 
 def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:

@@ -22,13 +22,18 @@ class Link:
         self._opening = asyncio.Lock()
         self._is_closed = False
 
+    @property
+    def connection(self) -> Connection | None:
+        """The connection where one is open, for who may not wait."""
+        connection = self._connection
+        return connection if connection is not None and connection.is_open else None
+
     async def get(self) -> Connection:
         """Return the open connection, opening one where there is none.
 
         Raises: StreamsUnavailable; always so after `close`.
         """
-        connection = self._connection
-        if connection is not None and connection.is_open:
+        if (connection := self.connection) is not None:
             return connection
         async with self._opening:
             if self._is_closed:

@@ -168,11 +168,18 @@ async def test_a_full_redis_is_told_at_once(publisher, raw):
     assert len(await ids_in(publisher._link._url)) == 2
 
 
-async def test_nobody_waits_for_ever_after_an_error_nobody_thought_of(publisher, monkeypatch):
+@pytest.mark.parametrize("is_open", [False, True], ids=["opening", "open"])
+async def test_nobody_waits_for_ever_after_an_error_nobody_thought_of(publisher, monkeypatch, is_open):
     async def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(publisher._link, "get", broken)
+    def broken_call(*_: object) -> None:
+        raise ZeroDivisionError
+
+    if is_open:
+        monkeypatch.setattr(await publisher._link.get(), "call", broken_call)
+    else:
+        monkeypatch.setattr(publisher._link, "get", broken)
     async with asyncio.timeout(5):
         results = await asyncio.gather(
             *(publisher.publish(envelope()) for _ in range(3)), return_exceptions=True
