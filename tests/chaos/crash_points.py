@@ -34,7 +34,8 @@ class NoSuchPoint(Exception):
     """What the point names is not in the product: it was renamed, and the table below has to follow."""
 
 
-_PUBLISH = "broker.streams.ingress:_LaneQueue._send_until_answered"
+_PUBLISH = "broker.streams.ingress:_LaneQueue._send"
+_PUBLISHED = "broker.streams.ingress:_LaneQueue._conclude"
 _ROUTE = "workers.moving:call_route"
 _POST = "broker.transport.client:PushClient.post"
 _SETTLE = "workers.delivery.settler:call_settle"
@@ -46,7 +47,7 @@ _RELAY = "workers.keeping.outbox:OutboxRelay.relay"
 
 POINTS: Final = {
     "before publish": CrashPoint("gateway", _PUBLISH, "before"),
-    "after publish": CrashPoint("gateway", _PUBLISH, "after"),
+    "after publish": CrashPoint("gateway", _PUBLISHED, "before"),
     "before route": CrashPoint("worker", _ROUTE, "before"),
     "after route": CrashPoint("worker", _ROUTE, "reply"),
     "before forward": CrashPoint("worker", _FORWARD, "before", 20),

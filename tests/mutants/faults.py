@@ -5,10 +5,8 @@ nothing of this. A script whose text no longer has the line a fault changes is a
 changes nothing would be caught by nobody, and a table that says otherwise would lie.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -25,7 +23,7 @@ from broker.telemetry import logs
 from broker.transport import resolver
 from broker.transport.outcome import Trouble
 from schema.codec import decode_stored_envelope, encode
-from schema.errors import BrokerError, StreamsUnavailable
+from schema.errors import BrokerError
 from schema.ids import new_id
 from workers import moving, router, shard_recorder
 from workers.delivery import collector, dispatch
@@ -119,15 +117,14 @@ def synced_every_second(patch: pytest.MonkeyPatch) -> None:
 def repeated_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
     """Repeat a publish whose reply was lost as if it were another message."""
 
-    async def send(self: Replace, command: list[str | bytes]) -> Reply:
-        for _ in range(ingress.TRIES):
-            with suppress(StreamsUnavailable):
-                return await (await self._link.get()).send(*command)
-            command = [_renamed(part) if isinstance(part, bytes) else part for part in command]
-            await asyncio.sleep(ingress.BACKOFF_S)
-        raise StreamsUnavailable("given up")
+    insist = ingress._LaneQueue._insist
 
-    patch.setattr(ingress._LaneQueue, "_send_until_answered", send)
+    def insist_anew(self: Replace, answers: Replace, command: list[str | bytes], *, tried: int) -> None:
+        if tried:
+            command = [_renamed(part) if isinstance(part, bytes) else part for part in command]
+        insist(self, answers, command, tried=tried)
+
+    patch.setattr(ingress._LaneQueue, "_insist", insist_anew)
 
 
 # --- workers --------------------------------------------------------------------------------------------
