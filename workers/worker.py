@@ -27,6 +27,7 @@ from workers.delivery.survival import Survival
 from workers.gate import Inspector, Owners
 from workers.guard import Guard, GuardRules
 from workers.live_directory import LiveDirectory
+from workers.relief import give_back, trim
 from workers.router import RouterRules
 from workers.runtime import Process, freeze, run_role
 from workers.shard import House, Shard
@@ -130,6 +131,7 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
         background = [group.create_task(shard.run()) for shard in shards]
         background.append(group.create_task(house.directory.run()))
         background.append(group.create_task(house.survival.run()))
+        background.append(group.create_task(give_back(partial(_held, shards), trim=trim)))
         if "route" in trades:
             background.append(group.create_task(guard.run()))
         holding = [group.create_task(tenancy.run(process.stopping)) for tenancy in tenancies.values()]
@@ -165,9 +167,12 @@ def _watch(house: House, shards: Sequence[Shard]) -> None:
     metrics.BREAKERS_OPEN.child().read = lambda: sum(
         shard.delivery.room.breakers_open for shard in shards if shard.delivery is not None
     )
-    metrics.QUEUE_DEPTH.child(queue="memory").read = lambda: sum(
-        shard.delivery.room.queued for shard in shards if shard.delivery is not None
-    )
+    metrics.QUEUE_DEPTH.child(queue="memory").read = partial(_held, shards)
+
+
+def _held(shards: Sequence[Shard]) -> int:
+    """Return how many messages wait in memory."""
+    return sum(shard.delivery.room.queued for shard in shards if shard.delivery is not None)
 
 
 def _inspector(process: Process, pool: Pool, directory: LiveDirectory) -> Inspector:

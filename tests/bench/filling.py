@@ -1,6 +1,6 @@
 """Fills the record with millions of rows, as fast as PostgreSQL takes them.
 
-A day's table is filled while it is nobody's, without indexes, and attached afterwards, which builds them. No
+A day's table is filled while it is nobody's, then gets the indexes of its parent, and is attached at the end. No
 trigger fires, so what statistics would have counted is summed up here. It measures nothing.
 """
 
@@ -21,10 +21,14 @@ SETTINGS: Final = {
     "work_mem": "64MB",
     "synchronous_commit": "off",
     "session_replication_role": "replica",
+    # The fillers share the cores already.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
 }
 """Of these sessions alone, which do nothing that has to last: no trigger fires in them."""
 _SQL: Final = Path(__file__).parent / "sql"
 _DAY: Final = (_SQL / "fill_day.sql").read_text()
+_INDEXES: Final = (_SQL / "fill_indexes.sql").read_text()
 _TOTALS: Final = (_SQL / "fill_totals.sql").read_text()
 _ORDERS: Final = (_SQL / "fill_orders.sql").read_text()
 
@@ -42,6 +46,7 @@ async def fill(database_url: str, agents: Sequence[str], *, rows: int, today: da
         async with asyncio.TaskGroup() as group:
             for _ in range(FILLERS):
                 group.create_task(_fill_days(database_url, left, attaching, agents, rows // DAYS))
+        # Each day's table has been analysed; the parent needs only what is inherited of it.
         await owner.execute("ANALYZE agent_messages, work_orders, statistics_totals")
     finally:
         await owner.close()
@@ -68,13 +73,15 @@ async def _fill_day(
 ) -> None:
     table, begins = f"agent_messages_p{day:%Y%m%d}", datetime.combine(day, time(), UTC)
     ends = begins + timedelta(days=1)
-    async with attaching:
+    async with attaching:  # Two would wait for each other in the server.
         await connection.execute(f"DROP TABLE IF EXISTS {table}")
         await connection.execute(f"CREATE TABLE {table} (LIKE agent_messages INCLUDING DEFAULTS)")
     await connection.execute(_DAY.replace("{table}", table), rows, begins, agents)
+    for row in await connection.fetch(_INDEXES, table):
+        await connection.execute(row["statement"])
+    await connection.execute(f"VACUUM (ANALYZE) {table}")
     await connection.execute(_TOTALS.replace("{table}", table))
-    async with attaching:  # Two would wait for each other in the server.
+    async with attaching:
         await connection.execute(
             f"ALTER TABLE agent_messages ATTACH PARTITION {table} FOR VALUES FROM ('{begins}') TO ('{ends}')"
         )
-    await connection.execute(f"VACUUM (ANALYZE) {table}")
