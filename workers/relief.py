@@ -14,7 +14,7 @@ from broker.telemetry import logs
 
 LOOK_S: Final = 1.0
 REST_S: Final = 60.0
-"""Asking stops everything else for some 0.2 ms a megabyte: not at every turn of a load that comes and goes."""
+"""Asking stops all else for some 0.2 ms a megabyte: not at every turn of a load that comes and goes."""
 MUCH: Final = 10_000
 """Messages, 1-2 KB each: what fewer leave behind is not worth a pause."""
 LEFT: Final = 0.1

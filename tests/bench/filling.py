@@ -1,7 +1,7 @@
 """Fills the record with millions of rows, as fast as PostgreSQL takes them.
 
-A day's table is filled while it is nobody's, then gets the indexes of its parent, and is attached at the end. No
-trigger fires, so what statistics would have counted is summed up here. It measures nothing.
+A day's table is filled while it is nobody's, then gets the indexes of its parent, and is attached at the end.
+No trigger fires, so what statistics would have counted is summed up here. It measures nothing.
 """
 
 import asyncio

@@ -47,8 +47,9 @@ def test_quick_run_brings_every_message_of_the_backlog_and_beside_it(tmp_path: P
     result = msgspec.json.decode((tmp_path / "out" / "backlog.json").read_bytes(), type=Result)
     assert result.wrong == []
     healthy, memory, drain = result.tables
-    assert healthy.rows[0][0] == 0
-    assert healthy.rows[-1][0] == 2_000
+    assert [row[1] for row in healthy.rows] == [0, 200, 800, 2_000, 0]
+    assert [row[2] for row in healthy.rows] == [1, 1, 1, 2, 1]
+    assert all(isinstance(cell, float) and cell > 0 for row in healthy.rows for cell in row[3:8])
     assert [row[0] for row in memory.rows][-1] == 0
     assert len(drain.rows) == 10
     assert all(row[1] for row in drain.rows)
