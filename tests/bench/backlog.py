@@ -278,8 +278,8 @@ async def _pace(yard: Yard, console: Console, when: str, waiting: int, windows: 
 
 
 async def _window(yard: Yard) -> Window:
-    """Publish at a steady rate to the healthy agents, then at the same one through the bare loop, and note how
-    long each message took to its 200."""
+    """Publish at a steady rate to the healthy agents, then at the same through the bare loop; note how long
+    each message took to its 200."""
     count = RATE * yard.plan.paced_s
     cpu = CpuMeter(yard.broker.roots)
     await yard.sink.ask(SinkOrder(do="reset"), Nothing)
@@ -460,9 +460,9 @@ def _report_healthy(findings: Findings, yard: Yard) -> None:
             f"Healthy agents at {RATE:,} messages/s, publish to 200, beside the backlog",
             columns,
             rows,
-            f"Windows of {yard.plan.paced_s} s in turns with the bare loop's of {yard.plan.bare_s} s; medians "
-            "of the windows, but for the least and the greatest. CPU of everything the broker does in a window, "
-            "for each message to a healthy agent.",
+            f"Windows of {yard.plan.paced_s} s in turns with the bare loop's of {yard.plan.bare_s} s; "
+            "medians of them, but for the least and the greatest. CPU of everything the broker does in a "
+            "window, for each message to a healthy agent.",
         )
     )
     on_the_way = [one for one in yard.paced if one.when != "after"]

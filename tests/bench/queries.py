@@ -2,7 +2,8 @@
 beside the same query without HTTP; and what dropping a day of them does to messages on their way.
 
 One client asks one thing at a time, over HTTP and of the store in turn. The rows are spread over 30 days and
-10,000 agents; one inbox holds a tenth of them, another one in 500.
+10,000 agents; one inbox holds a tenth of them, another one in 500. What each question reads the server says
+itself: that no other load of the machine changes.
 """
 
 import argparse
@@ -22,17 +23,20 @@ from bench.filling import DAYS, fill
 from bench.kit.broker import Broker, fresh_broker
 from bench.kit.numbers import summarise
 from bench.kit.program import run
-from bench.kit.report import Findings, Table
+from bench.kit.report import Aim, Findings, Table
 from bench.kit.values import Curve
 from bench.many_agents import yard_endpoint
+from bench.reading import Cost, Noted, cost_of, open_noting_pool
 from broker.bench.fleet import path_of
 from broker.bench.payload import Fleet
 from broker.bench.report import Run
 from broker.bench.rig import Rig, open_rig
 from broker.bench.tables import Cell
 from broker.core.work_orders import Party
-from broker.store import inbox, partitions, statistics, work_orders
+from broker.store import dead_letters, inbox, messages, partitions, statistics, work_orders
+from broker.store.dead_letters import DeadLetterFilter
 from broker.store.inbox import InboxFilter
+from broker.store.messages import MessageFilter
 from broker.store.pool import Pool, open_pool
 from broker.store.work_orders import OrderFilter
 from broker.streams.connection import open_connection
@@ -40,12 +44,16 @@ from broker.streams.connection import open_connection
 INBOX: Final = "/api/v1/messaging/inbox"
 ORDERS: Final = "/api/v1/messaging/work-orders"
 STATISTICS: Final = "/api/v1/messaging/stats"
+MESSAGES: Final = "/api/messages"
+DEAD_LETTERS: Final = "/api/dead-letters"
 PORTS: Final = 20
 TALKING: Final = 100
 """Agents that messages flow to while a day is dropped; they have no part in the rows."""
 DEEP_PAGES: Final = 20
 PLANNING_CALLS: Final = 6
 """A connection plans a statement anew for its first calls."""
+GROWTH_AIM: Final = 2.0
+"""An index of ten times the rows is a level deeper: a third page on the way to a row where there were two."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -115,6 +123,10 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
         pool = await open_pool(broker.database_url, size=2, application_name="bench")
         stack.push_async_callback(pool.aclose)
         ids, keys = await _people(stack, broker, rig, pool, plan)
+        noted: Noted = []
+        noting = await open_noting_pool(broker.database_url, noted)
+        stack.push_async_callback(noting.aclose)
+        costs: list[dict[str, Cost]] = []
         today = datetime.now(UTC).date()
         for rows in plan.rows:
             began = monotonic()
@@ -124,6 +136,9 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
             async with open_line(broker.api_url.removeprefix("http://")) as line:
                 await _ask(line, questions, plan.calls)
             _report(findings, questions, rows)
+            looked = await _questions(noting, ids, keys)
+            costs.append({one.name: await cost_of(noting, noted, one.bare) for one in looked})
+        _report_costs(findings, plan.rows, costs)
         await _drop_a_day(findings, rig, pool, plan, today, min(days))
     return findings
 
@@ -162,6 +177,10 @@ async def _questions(pool: Pool, ids: list[str], keys: list[str]) -> list[Questi
 
     tenth, history = "inbox of a tenth", "history of a busy agent"
     one_type, any_status = page(large, message_type="ping"), page(ids[3], status=None)
+    busy, of_busy = ids[3], "of-4"  # as fill_day.sql calls the conversation of the fourth
+    sent = MessageFilter(from_agent_id=busy)
+    conversation = MessageFilter(conversation_id=of_busy, party=busy)
+    dead = DeadLetterFilter(agent_id=busy)
     return [
         Question(f"{tenth}: first page", keys[0], lambda: INBOX, page(large)),
         Question(
@@ -173,6 +192,24 @@ async def _questions(pool: Pool, ids: list[str], keys: list[str]) -> list[Questi
         Question(f"{tenth}: one type", keys[0], lambda: f"{INBOX}?type=ping", one_type),
         Question("inbox of one in 500: first page", keys[1], lambda: INBOX, page(medium)),
         Question(f"{history}: first page", keys[3], lambda: f"{INBOX}?status=all", any_status),
+        Question(
+            "sent by an agent: first page",
+            keys[3],
+            lambda: f"{MESSAGES}?from_agent_id={busy}",
+            lambda: messages.list_page(pool, sent),
+        ),
+        Question(
+            "a long conversation: first page",
+            keys[3],
+            lambda: f"{MESSAGES}?conversation_id={of_busy}",
+            lambda: messages.list_page(pool, conversation),
+        ),
+        Question(
+            "dead letters of a busy agent: first page",
+            keys[3],
+            lambda: DEAD_LETTERS,
+            lambda: dead_letters.list_page(pool, dead),
+        ),
         Question(
             "work orders of a twentieth, as worker",
             keys[0],
@@ -233,6 +270,35 @@ def _report(findings: Findings, questions: list[Question], rows: int) -> None:
     columns = ["", "HTTP p50 ms", "HTTP p99 ms", "query p50 ms", "query p99 ms"]
     note = f"{len(questions[0].over_http_us)} calls of each kind, in turn."
     findings.tables.append(Table(f"{rows:,} messages on record", columns, table, note))
+
+
+def _report_costs(findings: Findings, rows: list[int], costs: list[dict[str, Cost]]) -> None:
+    table: list[list[Cell]] = [
+        [name, *(cell for cost in costs for cell in (cost[name].pages, cost[name].rows))] for name in costs[0]
+    ]
+    columns = ["", *(f"{what} at {count:,}" for count in rows for what in ("pages", "rows"))]
+    note = (
+        "Pages of tables and indexes a question reads, and rows it looks at, by the dearer of the two plans "
+        "the server may choose. Nothing else on the machine changes these."
+    )
+    findings.tables.append(Table("What each question reads", columns, table, note))
+    for cost, count in zip(costs, rows, strict=True):
+        findings.wrong += [
+            f"{name} goes through {', '.join(sorted(one.scanned))} row by row at {count:,}"
+            for name, one in cost.items()
+            if one.scanned
+        ]
+    if len(costs) > 1:
+        growth = {name: costs[-1][name].pages / max(1, costs[0][name].pages) for name in costs[0]}
+        worst = max(growth, key=growth.__getitem__)
+        findings.aims.append(
+            Aim(
+                f"pages read by a question, {rows[-1]:,} messages on record against {rows[0]:,}",
+                f"<= {GROWTH_AIM:g}x",
+                f"{growth[worst]:.2f}x at worst ({worst})",
+                growth[worst] <= GROWTH_AIM,
+            )
+        )
 
 
 async def _drop_a_day(
