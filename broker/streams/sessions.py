@@ -15,8 +15,9 @@ from broker.streams.link import Link
 from broker.streams.scripts import ATTEND
 from schema.ids import shard_of
 
-LEASE_MS: Final = 60_000
-"""As long as an agent shows online; three renewals fit in."""
+LEASE_MS: Final = 5 * 60_000
+"""Long, because nobody waits for one to end (a newer session takes it away), and a renewal writes only to one
+that is half over. Seven renewals fit into the half that is left."""
 BATCH_MAX: Final = 1_000
 
 

@@ -10,6 +10,7 @@ from realtime_rig import Mailman, listening, mailing, talking, until
 
 from broker.gateway.realtime import hub
 from broker.gateway.serve import Running
+from broker.streams.sessions import LEASE_MS
 from schema.codec import encode
 
 
@@ -71,6 +72,9 @@ async def test_a_takeover_nobody_heard_of_is_found_when_the_lease_is_renewed(
         mail.raw.delete(lease)
         await gateway.services.realtime.renew_all()
         assert mail.raw.pttl(lease) > 0
+        mail.raw.pexpire(lease, LEASE_MS // 2 - 1)
+        await gateway.services.realtime.renew_all()
+        assert mail.raw.pttl(lease) > LEASE_MS - 60_000
         mail.raw.set(lease, "somebody else's", px=60_000)
         await gateway.services.realtime.renew_all()
         assert await socket.closed() == 4409
