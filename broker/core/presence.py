@@ -69,8 +69,18 @@ class PresenceWatch:
     def hear(self, heard: Mapping[str, int], now_ms: int) -> list[StateChange]:
         """Take signs of life (agent -> ms); return what changed by them."""
         changes: list[StateChange] = []
+        watched_by, online_ms = self._watched, self._online_ms
         for agent_id, at_ms in heard.items():
-            changes += self._hear(agent_id, at_ms, now_ms)
+            watched = watched_by.get(agent_id)
+            # Nearly every sign is of an agent that is online and says so again: it changes nothing else.
+            if (
+                watched is not None
+                and watched.told is PresenceState.ONLINE
+                and 0 < at_ms - watched.last_ms < online_ms
+            ):
+                watched.last_ms = at_ms
+            else:
+                changes += self._hear(agent_id, at_ms, now_ms)
         return changes
 
     def look(self, now_ms: int) -> list[StateChange]:

@@ -8,16 +8,18 @@ from broker.gateway.call import Principal
 from broker.gateway.services import Services
 from schema.agent import Agent, AgentView
 from schema.errors import Unavailable
+from schema.limits import HEARTBEAT_STORED_EVERY_MS
 from schema.times import from_ms
 
 
 async def views_of(services: Services, principal: Principal, agents: Sequence[Agent]) -> list[AgentView]:
     """Return agents as this principal may see them; heartbeats are in Redis first."""
+    now_ms, online_ms = services.now_ms(), services.settings.presence_online_ms
     try:
         heard = await services.presence.last([agent.id for agent in agents])
     except Unavailable:
-        heard = {}
-    now_ms, online_ms = services.now_ms(), services.settings.presence_online_ms
+        # The record is behind by up to this: nobody is taken for offline because of it.
+        heard, now_ms = {}, now_ms - HEARTBEAT_STORED_EVERY_MS
     return [
         view_of(agent, principal, heard_ms=heard.get(agent.id, 0), online_ms=online_ms, now_ms=now_ms)
         for agent in agents

@@ -26,7 +26,7 @@ from schema.http import HeartbeatReply
 from schema.ids import is_id, new_id
 from schema.times import from_ms
 
-STORED_LATE_MS: Final = 15_000
+STORED_LATE_MS: Final = limits.HEARTBEAT_STORED_EVERY_MS + 15_000
 """How far heartbeats in Postgres may be behind: a list asks it for a little more, then looks closely."""
 _STATUSES: Final = tuple(status.value for status in AgentStatus)
 

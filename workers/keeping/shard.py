@@ -70,7 +70,7 @@ class KeptShard:
         self._lease = lease
         self._house = house
         self._schedule = Schedule(keys, lease)
-        self._heartbeats = Heartbeats(house.pool, shard=lease.shard)
+        self._heartbeats = Heartbeats(house.pool, shard=lease.shard, now_ms=house.now_ms)
         self._presence = PresenceFollower(
             keys,
             self._heartbeats,

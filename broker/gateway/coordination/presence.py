@@ -117,7 +117,8 @@ async def seen(services: Services, agent: Agent) -> Seen:
         heard_ms = (await services.presence.last([agent.id])).get(agent.id, 0)
         now_ms = await services.presence.now_ms()
     except Unavailable:
-        heard_ms, now_ms = 0, services.now_ms()
+        # The record is behind by up to this: nobody is taken for away because of it.
+        heard_ms, now_ms = 0, services.now_ms() - limits.HEARTBEAT_STORED_EVERY_MS
     heartbeat_ms, settings = max(heard_ms, agent.heartbeat_ms), services.settings
     state = presence_state(
         heartbeat_ms,

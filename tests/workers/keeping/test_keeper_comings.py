@@ -90,7 +90,7 @@ class Rig:
     def restart(self) -> None:
         self.follower = PresenceFollower(
             KEYS,
-            Heartbeats(self._pool, shard=0),
+            Heartbeats(self._pool, shard=0, now_ms=lambda: self.now_ms),
             Silence(KEYS.presence, shard=0, silent_after_ms=SILENT_MS),
             Comings(shard=0, online_ms=ONLINE_MS, silent_after_ms=SILENT_MS),
             online_ms=ONLINE_MS,

@@ -1,6 +1,7 @@
 """Signs of life: read in pages, stored, told of when they end and begin again."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from broker.streams.keys import Keys
 from broker.telemetry import logs, metrics
 from schema.errors import StoreUnavailable
 from schema.ids import new_id
-from schema.limits import PRESENCE_KEPT_MS
+from schema.limits import HEARTBEAT_STORED_EVERY_MS, PRESENCE_KEPT_MS
 from workers.keeping import heartbeats as heartbeats_module
 from workers.keeping import signs
 from workers.keeping import silence as silence_module
@@ -36,7 +37,7 @@ class Rig:
 
     def __init__(self, connection: Connection, pool: Pool) -> None:
         self.now_ms = NOW_MS
-        self.heartbeats = Heartbeats(pool, shard=0)
+        self.heartbeats = Heartbeats(pool, shard=0, now_ms=lambda: self.now_ms)
         self.board = Board()
         self.follower = PresenceFollower(
             KEYS,
@@ -126,17 +127,53 @@ async def test_members_that_are_no_ids_are_left_out(connection: Connection) -> N
 # --- into Postgres ----------------------------------------------------------------------------------
 
 
-async def test_heartbeats_are_stored_by_the_latest_sign(rig: Rig, pool: Pool) -> None:
-    agents = agent_ids(3)
-    await add_agents(pool, agents)
-    await rig.hear(agents[0], agents[1])
+async def test_an_agent_that_is_heard_of_all_the_time_is_stored_once_a_minute_by_its_latest_sign(
+    rig: Rig, pool: Pool
+) -> None:
+    once, often, never = agent_ids(3)
+    await add_agents(pool, [once, often, never])
+    await rig.hear(once, often)
     await rig.look()
     await rig.heartbeats.save()
-    await rig.hear(agents[1], ago_ms=-1_500)
-    await rig.look(after_ms=2_000)
-    await rig.heartbeats.save()
+    assert await stored(pool, once, often, never) == [NOW_MS, NOW_MS, 0]
 
-    assert await stored(pool, *agents) == [NOW_MS, NOW_MS + 1_500, 0]
+    step_ms = HEARTBEAT_STORED_EVERY_MS // 30
+    for _ in range(29):
+        await rig.hear(often, ago_ms=-step_ms)
+        await rig.look(after_ms=step_ms)
+        await rig.heartbeats.save()
+    assert await stored(pool, often) == [NOW_MS]
+
+    # Its minute is over; what is stored is the last that was heard, though nothing is heard any more.
+    await rig.look(after_ms=step_ms)
+    await rig.heartbeats.save()
+    assert await stored(pool, once, often, never) == [NOW_MS, NOW_MS + 29 * step_ms, 0]
+    await rig.hear(once)
+    await rig.look(after_ms=step_ms)
+    await rig.heartbeats.save()
+    assert await stored(pool, once) == [NOW_MS + 30 * step_ms]
+
+
+async def test_a_sign_that_comes_while_an_earlier_one_is_stored_is_not_lost(
+    rig: Rig, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [agent] = agent_ids(1)
+    await add_agents(pool, [agent])
+    save = heartbeats_module.agents.save_heartbeats
+
+    async def meanwhile(pool: Pool, heard_ms: Mapping[str, int]) -> None:
+        await save(pool, heard_ms)
+        rig.heartbeats.add({agent: NOW_MS + 1})
+
+    rig.heartbeats.add({agent: NOW_MS})
+    with monkeypatch.context() as patch:
+        patch.setattr(heartbeats_module.agents, "save_heartbeats", meanwhile)
+        await rig.heartbeats.save()
+    assert await stored(pool, agent) == [NOW_MS]
+
+    rig.now_ms += HEARTBEAT_STORED_EVERY_MS
+    await rig.heartbeats.save()
+    assert await stored(pool, agent) == [NOW_MS + 1]
 
 
 async def test_a_sign_noted_late_is_stored_all_the_same(rig: Rig, pool: Pool) -> None:
@@ -181,7 +218,7 @@ async def test_what_cannot_be_stored_is_kept_and_stored_later(
     agents = agent_ids(5)
     await add_agents(pool, agents)
     away = await open_pool("postgresql://nobody@127.0.0.1:1/nothing", application_name="test")
-    kept = Heartbeats(away, shard=0)
+    kept = Heartbeats(away, shard=0, now_ms=lambda: NOW_MS)
     kept.add(dict.fromkeys(agents, NOW_MS))
     with pytest.raises(StoreUnavailable):
         await kept.save()
