@@ -5,7 +5,7 @@ waits in the registry stream until they can be read.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -53,6 +53,7 @@ class LiveDirectory:
         self._cursor = "0-0"
         self._refreshing = asyncio.Lock()
         self._presence_ms = 0
+        self._read: Mapping[bytes, bytes] = {}
         self._sealed: set[str] = set()
         self._noted: dict[str, int] = {}
         self._signs: dict[str, int] = {}
@@ -193,13 +194,12 @@ class LiveDirectory:
 
     async def _read_presence(self) -> None:
         now_ms = await self._presence.now_ms()
-        heard = await self._presence.changed_since(self._presence_ms)
+        heard, self._read = await self._presence.changed_since(self._presence_ms, but=self._read)
         # A second of overlap: scores are the clocks of several hosts' estimates of the server's time.
         self._presence_ms = now_ms - 1_000
         came_back = False
         for agent_id, at_ms in heard.items():
-            came_back = came_back or self.directory.is_silent(agent_id)
-            self.directory.heard(agent_id, at_ms)
+            came_back = self.directory.heard(agent_id, at_ms) or came_back
         self.directory.sweep(now_ms)
         if came_back:
             self._available()

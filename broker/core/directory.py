@@ -85,11 +85,11 @@ class Directory:
         self._silence.forget(slot)
         self._free.append(slot)
 
-    def heard(self, agent_id: str, at_ms: int) -> None:
-        """Note a sign of life: a heartbeat, an authenticated call, a successful push."""
+    def heard(self, agent_id: str, at_ms: int) -> bool:
+        """Note a sign of life: a heartbeat, an authenticated call, a successful push. Tell whether the agent
+        was silent before it."""
         slot = self._slots.get(agent_id)
-        if slot is not None and at_ms > self._silence.heard_ms[slot]:
-            self._hear(slot, at_ms)
+        return slot is not None and at_ms > self._silence.heard_ms[slot] and self._hear(slot, at_ms)
 
     def sweep(self, now_ms: int) -> None:
         """Take those who have fallen silent out of routing. `pool` and `funnel` do this by themselves."""
@@ -134,9 +134,11 @@ class Directory:
         self._slots[agent.id] = slot
         return slot
 
-    def _hear(self, slot: int, at_ms: int) -> None:
-        if self._silence.hear(slot, at_ms) and not self.index.is_heard(slot):
+    def _hear(self, slot: int, at_ms: int) -> bool:
+        is_back = self._silence.hear(slot, at_ms) and not self.index.is_heard(slot)
+        if is_back:
             self.index.set_heard(slot, self.by_slot[slot])
+        return is_back
 
     def _forget_name(self, agent: Agent) -> None:
         # Another agent may have the name by now: the registry does not say in which order.

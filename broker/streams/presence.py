@@ -1,11 +1,15 @@
 """Presence: when each agent was last heard of, in one sorted set per shard. Scores are the server's clock."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from broker.streams.clock import ServerClock
 from broker.streams.keys import Keys
 from broker.streams.link import Link
 from schema.ids import shard_of
+
+NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 class Presence:
@@ -54,8 +58,11 @@ class Presence:
             if score is not None
         }
 
-    async def changed_since(self, since_ms: int) -> dict[str, int]:
-        """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms.
+    async def changed_since(
+        self, since_ms: int, *, but: Mapping[bytes, bytes] = NOTHING
+    ) -> tuple[dict[str, int], dict[bytes, bytes]]:
+        """Return every agent heard of at or after `since_ms`, with its last heartbeat in ms, without those of
+        `but`; and what was read, which is the `but` of who goes on from there.
 
         Shards whose node of a cluster is away are passed over: nobody can be heard there meanwhile. Raises:
         StreamsUnavailable where none answered.
@@ -67,11 +74,14 @@ class Presence:
         answered = [reply for reply in replies if not isinstance(reply, BaseException)]
         if not answered:
             raise replies[0]
-        return {
-            agent.decode(): int(float(score))
-            for reply in answered
-            for agent, score in zip(reply[::2], reply[1::2], strict=True)
+        read: dict[bytes, bytes] = {}
+        for reply in answered:
+            read.update(zip(reply[::2], reply[1::2], strict=True))
+        # What is read twice is told apart by its bytes: to make sense of it would be most of the work.
+        signs = {
+            agent.decode(): int(float(score)) for agent, score in read.items() if but.get(agent) != score
         }
+        return signs, read
 
     async def last(self, agent_ids: Iterable[str]) -> dict[str, int]:
         """Return the last heartbeat in ms of those of the agents that ever sent one."""

@@ -110,12 +110,13 @@ def test_message_types_and_senders_are_filtered_for_those_who_restrict_them() ->
 
 def test_a_silent_agent_is_no_candidate_until_it_is_heard_again() -> None:
     directory = directory_of(agent(0, "a"), agent(1, "a"))
-    directory.heard(IDS[1], NOW + 4 * MINUTE)
+    assert not directory.heard(IDS[1], NOW + 4 * MINUTE)  # it was not silent
     assert candidates(directory, "a", now=NOW + 5 * MINUTE) == {"agent_0", "agent_1"}
     assert candidates(directory, "a", now=NOW + 5 * MINUTE + 1_000) == {"agent_1"}
-    directory.heard(IDS[0], NOW + 1)  # a late report of an old heartbeat
+    assert not directory.heard(IDS[0], NOW + 1)  # a late report of an old heartbeat
     assert candidates(directory, "a", now=NOW + 5 * MINUTE + 1_000) == {"agent_1"}
-    directory.heard(IDS[0], NOW + 6 * MINUTE)
+    assert directory.heard(IDS[0], NOW + 6 * MINUTE)
+    assert not directory.heard(IDS[9], NOW + 6 * MINUTE)  # nobody
     assert candidates(directory, "a", now=NOW + 6 * MINUTE) == {"agent_0", "agent_1"}
     assert candidates(directory, "a", now=NOW + 60 * MINUTE) == set()
 

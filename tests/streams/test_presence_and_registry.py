@@ -47,8 +47,14 @@ async def test_changes_since_a_moment_are_found(link, raw):
     presence = Presence(link, shards=SHARDS)
     old, new = new_id(), new_id()
     await presence.note({old: 1_000, new: 2_000})
-    assert await presence.changed_since(0) == {old: 1_000, new: 2_000}
-    assert await presence.changed_since(2_000) == {new: 2_000}
+    found, read = await presence.changed_since(0)
+    assert found == {old: 1_000, new: 2_000}
+    assert (await presence.changed_since(2_000))[0] == {new: 2_000}
+    # Who reads on from there hears only of what was not read before.
+    await presence.note({old: 3_000})
+    found, again = await presence.changed_since(0, but=read)
+    assert found == {old: 3_000}
+    assert (await presence.changed_since(0, but=again)) == ({}, again)
 
 
 # --- registry -------------------------------------------------------------------------------------------
