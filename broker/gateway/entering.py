@@ -6,7 +6,7 @@ from typing import Any
 import falcon.asgi
 
 from broker.gateway.access import authorize, check_claim
-from broker.gateway.call import OPERATOR, Call
+from broker.gateway.call import OPERATOR, Call, Principal, Scope
 from broker.gateway.operation import Operation
 from broker.gateway.reading import QueryReader
 from broker.gateway.services import Services
@@ -36,13 +36,8 @@ def entrance(services: Services, operation: Operation) -> Enter:
             if scope is not None:
                 check_site(req)
         else:
-            principal = await services.keyring.principal_of(authorization, now_ms=services.now_ms())
             assert scope is not None
-            authorize(principal, scope)
-            if principal.agent_id is not None:
-                services.gatekeeper.check_agent(principal.agent_id)
-                services.signs_of_life.hear(principal.agent_id)
-                services.key_use.note(principal.key_id, now_ms=services.now_ms())
+            principal = await admitted(services, authorization, scope)
         call = Call(
             services,
             principal,
@@ -58,6 +53,20 @@ def entrance(services: Services, operation: Operation) -> Enter:
         return call
 
     return enter
+
+
+async def admitted(services: Services, authorization: str | None, scope: Scope) -> Principal:
+    """Return who calls, if they may do this. An agent's call counts as a sign of life.
+
+    Raises: Unauthenticated, Forbidden, Killed, StoreUnavailable.
+    """
+    principal = await services.keyring.principal_of(authorization, now_ms=services.now_ms())
+    authorize(principal, scope)
+    if principal.agent_id is not None:
+        services.gatekeeper.check_agent(principal.agent_id)
+        services.signs_of_life.hear(principal.agent_id)
+        services.key_use.note(principal.key_id, now_ms=services.now_ms())
+    return principal
 
 
 def _claimed_agent(req: falcon.asgi.Request) -> str | None:

@@ -14,6 +14,9 @@ from broker.streams.owed import owed
 
 UNDER_WAY_MAX: Final = 2
 """Queries at once; what is asked for meanwhile shares the next. Two, so that a slow one holds up less."""
+APART_S: Final = 0.005
+"""A query begins no sooner after the last: at 3,000 keys a second some 15 share one. Who comes after a pause
+is not held up."""
 KEYS_MAX: Final = 500
 
 
@@ -25,6 +28,8 @@ class KeyLookups:
         self._waiting: dict[str, asyncio.Future[StoredKey | None]] = {}
         # Not a TaskGroup: a query outlives the call that began it, and fails only those that wait for it.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._began_s = -APART_S
+        self._later: asyncio.TimerHandle | None = None
 
     async def find(self, key_id: str) -> StoredKey | None:
         """Return a key, also an expired or revoked one, or None. Raises: StoreUnavailable."""
@@ -36,11 +41,22 @@ class KeyLookups:
         return await asyncio.shield(found)
 
     def _begin(self) -> None:
-        if self._waiting and len(self._tasks) < UNDER_WAY_MAX:
-            batch = {key_id: self._waiting.pop(key_id) for key_id in list(self._waiting)[:KEYS_MAX]}
-            task = asyncio.get_running_loop().create_task(self._look(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        if not self._waiting or self._later is not None or len(self._tasks) >= UNDER_WAY_MAX:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._began_s + APART_S:
+            self._later = loop.call_at(self._began_s + APART_S, self._begin_now)
+        else:
+            self._begin_now()
+
+    def _begin_now(self) -> None:
+        self._later = None
+        loop = asyncio.get_running_loop()
+        self._began_s = loop.time()
+        batch = {key_id: self._waiting.pop(key_id) for key_id in list(self._waiting)[:KEYS_MAX]}
+        task = loop.create_task(self._look(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

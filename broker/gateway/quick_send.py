@@ -121,13 +121,9 @@ class QuickSend:
 
 def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Principal | None:
     """Return who calls, if that is known and they may do this, and the headers ask for nothing else."""
-    headers = exchange.headers
-    authorization = headers.get(b"authorization")
-    if authorization is None or headers.get(b"content-type") not in _JSON:
+    authorization = exchange.headers.get(b"authorization")
+    if authorization is None or not is_plain(exchange):
         return None
-    for name in _UNUSUAL:
-        if name in headers:
-            return None
     now_ms = services.now_ms()
     principal = services.keyring.remembered(authorization, now_ms=now_ms)
     if principal is None or scope not in principal.scopes:
@@ -138,3 +134,9 @@ def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Princi
         services.signs_of_life.hear(principal.agent_id)
         services.key_use.note(principal.key_id, now_ms=now_ms)
     return principal
+
+
+def is_plain(exchange: Exchange) -> bool:
+    """Tell whether the headers ask for nothing that only the ordinary way knows."""
+    headers = exchange.headers
+    return headers.get(b"content-type") in _JSON and headers.keys().isdisjoint(_UNUSUAL)

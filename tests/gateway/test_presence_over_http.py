@@ -119,6 +119,29 @@ async def test_an_agents_own_heartbeat_is_the_same_with_and_without_the_framewor
 
         await beat("?agent_id=pulse")
         assert await beat("") == await beat("?agent_id=pulse")
+        # A key that nobody remembers, and whatever is wrong with one, makes no difference either.
+        keyring, key_id = gateway.services.keyring, agent["api_key"].split("_")[1]
+        keyring.forget(key_id)
+        assert await beat("") == await beat("?agent_id=pulse")
+        assert taken.pop() is True
+        for stranger in (OPERATOR_KEY, "abk_wrong"):
+            said = {"Authorization": f"Bearer {stranger}"}
+            short = await beat("", **said)
+            assert short == await beat("", **said, **{"Content-Encoding": "identity"})
+            assert short[0] == (422 if stranger == OPERATOR_KEY else 401)
+            assert taken[-2:] == [True, False]
+            del taken[-2:]
+        for change in ("scopes = '{messages:send}'", "revoked_at = now()"):
+            await gateway.services.pool.execute(f"UPDATE agent_keys SET {change} WHERE id = $1", key_id)
+            keyring.forget(key_id)
+            short = await beat("")
+            assert short == await beat("?agent_id=pulse")
+            assert short[0] == (403 if "scopes" in change else 401)
+            assert taken.pop() is True
+        await gateway.services.pool.execute(
+            "UPDATE agent_keys SET revoked_at = NULL, scopes = '{agents:heartbeat}' WHERE id = $1", key_id
+        )
+        keyring.forget(key_id)
         assert await beat("", **{"X-Agent-Id": "other"}) == await beat("?agent_id=other")
         monkeypatch.setattr(gateway.services.beats, "beat", away)
         assert await beat("") == await beat("?agent_id=pulse")
