@@ -66,9 +66,9 @@ def accept_at_once(
         if record is None or not admission.passes(services, sender, record):
             return None
         recipient = record.id
-    if not services.gatekeeper.passes(sender, recipient):
+    if services.gatekeeper.barriers.is_any and not services.gatekeeper.passes(sender, recipient):
         return None
-    message_id = request.id.lower() if request.id is not None else new_id()
+    message_id = new_id() if request.id is None else request.id.lower()
     origin = Origin(id=message_id, from_agent_id=sender, to_agent_id=recipient, now=now)
     return envelope_of(request, origin)
 

@@ -13,12 +13,11 @@ from typing import Any, Final
 import falcon
 import falcon.asgi
 
-from broker.gateway import errors
+from broker.gateway import errors, quick_batch, quick_beat
 from broker.gateway.call import Reply
 from broker.gateway.entering import entrance
 from broker.gateway.exchange import NO_WAYS, ShortWay
 from broker.gateway.operation import Operation
-from broker.gateway.quick_beat import PATH, QuickBeat
 from broker.gateway.quick_send import ways_of_sending
 from broker.gateway.reading import BodyReader
 from broker.gateway.services import Services
@@ -69,8 +68,10 @@ def short_ways(services: Services, operations: Sequence[Operation]) -> dict[byte
     if not services.settings.require_authentication:
         return NO_WAYS  # another site's page might be asking, and the framework's way finds out
     by_name = {operation.name: operation for operation in operations}
-    beats: dict[bytes, ShortWay] = {PATH.encode(): QuickBeat(services, by_name["sendHeartbeat"]).take}
-    return ways_of_sending(services, by_name["sendMessage"]) | beats
+    beat = quick_beat.QuickBeat(services, by_name["sendHeartbeat"])
+    batch = quick_batch.QuickBatch(services, by_name["sendBatch"])
+    others = {quick_beat.PATH.encode(): beat.take, quick_batch.PATH.encode(): batch.take}
+    return ways_of_sending(services, by_name["sendMessage"]) | others
 
 
 class _Resource:

@@ -71,7 +71,11 @@ class KnownAgents:
 
     def remembered(self, reference: str) -> Agent | None:
         """Return the agent where `record` would not have to ask Postgres; None says nothing."""
-        return self._remembered(_key(reference))
+        entry = self._cached.get(reference)
+        if entry is None:
+            return self._remembered(_key(reference))
+        agent, read_s = entry  # by its id as it is written canonically, as nearly all are
+        return agent if time.monotonic() - read_s < FRESH_S else None
 
     def forget(self, agent_id: str) -> None:
         """Read this agent anew the next time it is asked for."""

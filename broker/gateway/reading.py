@@ -83,7 +83,16 @@ class BodyReader(Generic[T]):
         except RecursionError:
             raise Rejected(f"nested deeper than {limits.JSON_DEPTH_MAX}") from None
         check_json(raw)
-        return request if self._check is None else self._checked(request, Faults())
+        return self.checked(request)
+
+    def checked(self, request: T) -> T:
+        """Return a request of well-formed JSON, checked. Raises: Rejected with all faults."""
+        if self._check is None:
+            return request
+        faults = Faults()
+        self._check(request, faults)
+        faults.raise_if_any()
+        return request
 
     def _checked(self, request: T, faults: Faults) -> T:
         if self._check is not None:

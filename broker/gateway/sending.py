@@ -19,6 +19,9 @@ from schema.times import as_utc
 _requirements = msgspec.json.Decoder(ContentRequirements)
 _options = msgspec.json.Decoder(DeliveryOptions)
 _AHEAD: Final = timedelta(milliseconds=limits.SCHEDULE_AHEAD_MS_MAX)
+_OBJECT: Final = ord("{")
+_NOTHING: Final = msgspec.Raw(b"{}")
+_NULL: Final = msgspec.Raw(b"null")
 _GOVERNING: Final = (b'"retry_policy"', b'"max_retries"', b'"timeout"')
 
 
@@ -37,7 +40,8 @@ class Origin(msgspec.Struct, kw_only=True, gc=False):
 
 def check_message(request: SendRequest, faults: Faults) -> None:
     """Note everything wrong with a message."""
-    _check_ids(request, faults)
+    if not (request.id is request.reply_to is request.caused_by is None):
+        _check_ids(request, faults)
     if not limits.PRIORITY_MIN <= request.priority <= limits.PRIORITY_MAX:
         faults.add("priority", "must be 1 (highest) to 10")
     check_label("message_type", request.message_type, limits.MESSAGE_TYPE_CHARS_MAX, faults)
@@ -47,15 +51,21 @@ def check_message(request: SendRequest, faults: Faults) -> None:
     elif conversation is not None and not conversation.isprintable():
         # Some control characters are what the recorder's columns are separated by.
         faults.add("conversation_id", "must be printable text")
-    if bytes(request.metadata) == b"null":
-        request.metadata = msgspec.Raw(b"{}")
-    for field, raw in (("content", bytes(request.content)), ("metadata", bytes(request.metadata))):
-        if raw[:1] != b"{":
-            faults.add(field, "must be a JSON object")
-    _check_destination(request, faults)
-    _check_options(bytes(request.metadata), faults)
-    _check_time("expires_at", request.expires_at, faults)
-    _check_time("deliver_at", request.deliver_at, faults)
+    if memoryview(request.content)[0] != _OBJECT:
+        faults.add("content", "must be a JSON object")
+    has_metadata = request.metadata != _NOTHING
+    if has_metadata and request.metadata == _NULL:
+        request.metadata, has_metadata = _NOTHING, False
+    if has_metadata and memoryview(request.metadata)[0] != _OBJECT:
+        faults.add("metadata", "must be a JSON object")
+    if request.to_agent_id is None or request.requirements is not None:
+        _check_destination(request, faults)
+    if has_metadata:
+        _check_options(bytes(request.metadata), faults)
+    if request.expires_at is not None:
+        _check_time("expires_at", request.expires_at, faults)
+    if request.deliver_at is not None:
+        _check_time("deliver_at", request.deliver_at, faults)
 
 
 def needed(request: SendRequest) -> list[str] | None:
@@ -92,7 +102,10 @@ def envelope_of(request: SendRequest, origin: Origin) -> Envelope:
         root_id=origin.root_id or origin.id,
         hop=origin.hop,
     )
-    requirements = needed(request)
+    # With a recipient, `content.requirements` is the agents' own affair.
+    requirements = None
+    if request.requirements is not None or request.to_agent_id is None:
+        requirements = needed(request)
     if requirements is not None:
         envelope.requirements = list(dict.fromkeys(requirements))
     if request.deliver_at is not None:
@@ -139,9 +152,7 @@ def _check_options(metadata: bytes, faults: Faults) -> None:
         faults.add("metadata.timeout", "must be more than 0 seconds")
 
 
-def _check_time(field: str, moment: datetime | None, faults: Faults) -> None:
-    if moment is None:
-        return
+def _check_time(field: str, moment: datetime, faults: Faults) -> None:
     try:
         as_utc(moment)
     except OverflowError:

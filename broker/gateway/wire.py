@@ -12,7 +12,7 @@ large or does not come in time.
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -36,6 +36,9 @@ _PHRASES: Final = {
 class BoundedProtocol(HttpToolsProtocol):
     """One connection of the gateway. `ways`: by target (path and query) of a POST. `connections_max`: of the
     server; one more is answered 503 and closed."""
+
+    _written: ClassVar[tuple[list[tuple[bytes, bytes]], bytes]] = ([], b"")
+    """The common headers of replies, and what is written for them."""
 
     def __init__(
         self,
@@ -185,13 +188,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def _reply(self, exchange: Exchange, parts: list[bytes]) -> None:
         exchange.response_complete = True
         if not exchange.disconnected and not self.transport.is_closing():
-            common = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+            common = self._common_headers()
             if not exchange.keep_alive:
-                common.append(b"connection: close\r\n")
-            self.transport.write(b"".join((parts[0], *common, *parts[1:])))
+                common += b"connection: close\r\n"
+            self.transport.write(b"".join((parts[0], common, *parts[1:])))
             if not exchange.keep_alive:
                 self.transport.close()
         self.on_response_complete()
+
+    def _common_headers(self) -> bytes:
+        """Return the headers of every reply as they are written; uvicorn makes their list once a second."""
+        headers = self.server_state.default_headers
+        if headers is not BoundedProtocol._written[0]:
+            BoundedProtocol._written = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return BoundedProtocol._written[1]
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:  # whatever it waits for
         task = self.loop.create_task(work)

@@ -92,7 +92,7 @@ class Publisher:
         """Publish one message; the future is done when it is on disk, or has what `publish` raises."""
         fields = () if waiter is None else ("w", waiter)
         parcel = _Parcel([encode(envelope)], fields, asyncio.get_running_loop().create_future())
-        self._queue(self._place(envelope)).add(parcel)
+        self._queue(self._place(envelope, monotonic() * 1_000)).add(parcel)
         return parcel.done
 
     async def publish_many(
@@ -119,8 +119,9 @@ class Publisher:
 
     def _parcels(self, envelopes: Iterable[Envelope], fields: tuple[str, ...]) -> list[_Parcel]:
         grouped: dict[tuple[int, Lane], list[bytes]] = defaultdict(list)
+        now_ms = monotonic() * 1_000
         for envelope in envelopes:
-            grouped[self._place(envelope)].append(encode(envelope))
+            grouped[self._place(envelope, now_ms)].append(encode(envelope))
         loop = asyncio.get_running_loop()
         parcels = []
         for place, messages in grouped.items():
@@ -130,11 +131,11 @@ class Publisher:
                 parcels.append(parcel)
         return parcels
 
-    def _place(self, envelope: Envelope) -> tuple[int, Lane]:
+    def _place(self, envelope: Envelope, now_ms: float) -> tuple[int, Lane]:
         # A message without a recipient may go to any shard; its id decides, so that publishing it again goes
         # to the same one and is recognised there.
         shard, sender = shard_of(envelope.to_agent_id or envelope.id, self._shards), envelope.from_agent_id
-        if sender is not None and self._shares.is_on and self._shares.is_over(sender, monotonic() * 1_000):
+        if sender is not None and self._shares.is_on and self._shares.is_over(sender, now_ms):
             return shard, Lane.LOW
         return shard, lane_of(envelope.priority)
 
@@ -257,6 +258,9 @@ class _LaneQueue:
 
 def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:
     """Cut messages into what one entry may carry: a number of them, and bytes, unless one alone has more."""
+    if len(messages) <= PUBLISH_MESSAGES_PER_ENTRY_MAX and sum(map(len, messages)) <= MESSAGE_BYTES_MAX:
+        yield messages
+        return
     chunk: list[bytes] = []
     size = 0
     for message in messages:

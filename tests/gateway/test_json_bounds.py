@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.gateway.json_bounds import check_json
+from broker.gateway import json_bounds
+from broker.gateway.json_bounds import check_escapes, check_json, is_plain
 from schema.errors import Malformed, Rejected
 
 _JSON = st.recursive(
@@ -77,3 +78,32 @@ def test_what_nobody_can_store_is_refused(raw: bytes, says: str) -> None:
 def test_bytes_that_are_not_utf8_are_malformed() -> None:
     with pytest.raises(Malformed, match="UTF-8"):
         check_json(b'{"a": "\xff"}')
+
+
+_NUMBERISH = st.text('01289eE+-. ab"\\u:,[]{}', max_size=80) | st.sampled_from(
+    ("1e999", "-2.5E+400", "01a2016f-4b8f-758f-a3d1-12918915e999", "1" * 400, "\\u0000", "\\ud83d\\ude00")
+)
+
+
+@given(st.lists(_NUMBERISH, min_size=1, max_size=8).map("".join), st.data())
+def test_what_is_plain_holds_nothing_that_is_refused_and_no_piece_of_it_does(
+    text: str, data: st.DataObject
+) -> None:
+    raw = text.encode()
+    begin = data.draw(st.integers(0, len(raw)))
+    piece = raw[begin : data.draw(st.integers(begin, len(raw)))]
+    if is_plain(raw):
+        assert is_plain(piece)
+        assert not _refused(raw)
+        assert not _refused(piece)
+
+
+def _refused(raw: bytes) -> bool:
+    """Tell whether one of the exact looks finds anything."""
+    try:
+        check_escapes(raw)
+        if json_bounds._BIG_EXPONENT.search(raw) or b"0" * 300 in raw.translate(json_bounds._SHAPE):
+            json_bounds._check_numbers(raw)
+    except Rejected:
+        return True
+    return False

@@ -21,6 +21,7 @@ from recording import Recorder
 
 from broker.gateway import waiting
 from broker.gateway.exchange import Exchange
+from broker.gateway.quick_batch import QuickBatch
 from broker.gateway.quick_send import QuickSend
 from broker.gateway.serve import Running
 from broker.store import messages as stored_messages
@@ -137,7 +138,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-async def until_taken(taken: list[str], ask: Callable[[], Awaitable[Any]]) -> Any:
+async def until_taken(taken: list[Any], ask: Callable[[], Awaitable[Any]]) -> Any:
     """Ask until it goes the short way; return what that gave, and leave only that in `taken`."""
     answer: Any = None
     for _ in range(TRIES):
@@ -159,8 +160,8 @@ class World:
     async def ask(self, way: str, case: Case) -> tuple[Any, ...]:
         """Return everything of the reply that another request may share, and what it left on the streams."""
         before = await self._entries()
-        body = case.body if isinstance(case.body, bytes) else self._filled(encode(case.body))
-        headers = {name: self._filled(value.encode()).decode() for name, value in case.headers.items()}
+        body = case.body if isinstance(case.body, bytes) else self.filled(encode(case.body))
+        headers = {name: self.filled(value.encode()).decode() for name, value in case.headers.items()}
         headers = {"Content-Type": "application/json"} | headers
         sent = {name: value for name, value in headers.items() if value != NONE}
         reply = await self.http.post(way, content=body, headers=sent)
@@ -183,7 +184,7 @@ class World:
             streams = [Keys(shard).ingress[lane] for shard in range(2) for lane in LANES]
             return [fields for stream in streams for _, fields in await redis.xrange(stream)]
 
-    def _filled(self, text: bytes) -> bytes:
+    def filled(self, text: bytes) -> bytes:
         fresh = new_id()
         for name, value in (*self._values.items(), ("new", fresh), ("NEW", fresh.upper())):
             text = text.replace(b"{%b}" % name.encode(), value.encode())
@@ -236,6 +237,40 @@ async def test_both_ways_answer_alike_and_publish_alike(
             assert (name, quick) == (name, ordinary)
             assert (name, len(taken)) == (name, int(case.quick))
             assert not case.quick or ordinary[0] == 202
+
+
+BATCH, ORDINARY_BATCH = "/api/messages/batch", "/api/messages/batch?way=ordinary"
+ONLY_SINGLE = ("as large as may be", "too large", "array", "more after it", "no JSON", "nothing")
+"""Cases that are other things between brackets."""
+
+
+async def test_both_ways_take_a_batch_alike(
+    gateway: Running, register: Register, streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Exchange] = []
+    answer = QuickBatch._answer
+
+    async def noted(self: QuickBatch, exchange: Exchange, call: Any) -> None:
+        begun.append(exchange)
+        await answer(self, exchange, call)
+
+    monkeypatch.setattr(QuickBatch, "_answer", noted)
+    async with meeting(gateway, register, streams_url) as world:
+        for name, case in CASES.items():
+            if name in ONLY_SINGLE:
+                continue
+            body = case.body if isinstance(case.body, bytes) else encode(case.body)
+            many = Case(case.quick, b"[" + world.filled(body) + b"]", case.headers)
+            begun.clear()
+            ordinary = await world.ask(ORDINARY_BATCH, many)
+            assert (name, begun) == (name, [])
+            quick = await world.ask(BATCH, many)
+            for reply in (ordinary, quick):
+                for result in reply[2].get("results", []):
+                    result.pop("id", None)
+            assert (name, quick) == (name, ordinary)
+            if case.quick:
+                await until_taken(begun, partial(world.ask, BATCH, many))
 
 
 RECORDED = ["by name", "everything", "by capability", "new id", "operator", "request id"]
