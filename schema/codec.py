@@ -22,6 +22,7 @@ _events = msgspec.json.Decoder(list[Event])
 _receipts = msgspec.json.Decoder(list[Receipt])
 
 _OBJECT = ord("{")
+_BACKSLASH = ord("\\")
 _NOTHING = msgspec.Raw(b"{}")
 
 decode_stored_envelope = _envelope.decode
@@ -43,7 +44,8 @@ def decode_envelope(raw: bytes) -> Envelope:
         if not raw.isascii():
             _check_utf8(raw)
         # An unpaired surrogate or NUL can only come from an escape, so most messages skip the costly check.
-        if b"\\" in raw and b"\\u" in raw:
+        # By number: to look for a byte costs a third of looking for bytes of length 1.
+        if _BACKSLASH in raw and b"\\u" in raw:
             _check_text(raw)
     except msgspec.MsgspecError as error:
         raise Rejected(f"not a message: {error}") from None
@@ -82,13 +84,15 @@ def options_of(envelope: Envelope) -> DeliveryOptions:
 
 def _check_rest(envelope: Envelope) -> None:
     """Check what the decoder does not: ids, and that the raw parts are objects."""
-    envelope.id = parse_id(envelope.id)
+    envelope.id = message_id = parse_id(envelope.id)
     if envelope.reply_to is not None:
         envelope.reply_to = parse_id(envelope.reply_to)
-    envelope.root_id = envelope.id if envelope.root_id is None else parse_id(envelope.root_id)
+    root_id = envelope.root_id
+    envelope.root_id = message_id if root_id is None or root_id == message_id else parse_id(root_id)
     if memoryview(envelope.content)[0] != _OBJECT:
         raise Rejected("content must be an object", field="content")
-    if envelope.metadata != _NOTHING and memoryview(envelope.metadata)[0] != _OBJECT:
+    metadata = envelope.metadata
+    if metadata != _NOTHING and memoryview(metadata)[0] != _OBJECT:
         raise Rejected("metadata must be an object", field="metadata")
 
 

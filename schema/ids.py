@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from schema.errors import Rejected
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z").match
 
 
 def new_id() -> str:
@@ -22,7 +22,7 @@ def new_id() -> str:
 
 def is_id(text: str) -> bool:
     """Tell whether the text is a UUID in canonical form."""
-    return _UUID.match(text) is not None
+    return _is_uuid(text) is not None
 
 
 def parse_id(text: str) -> str:
@@ -30,10 +30,10 @@ def parse_id(text: str) -> str:
 
     Raises: Rejected when it is not one.
     """
-    if _UUID.match(text) is not None:
+    if _is_uuid(text) is not None:
         return text
     lowered = text.lower()
-    if _UUID.match(lowered) is None:
+    if _is_uuid(lowered) is None:
         raise Rejected(f"{text[:64]!r} is not a UUID")
     return lowered
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from broker.core.routing import Quality
 from workers.delivery.delivery import Delivery
 from workers.delivery.stats import DeliveryStats
 
@@ -12,7 +11,8 @@ class ShardLoads:
 
     def __init__(self, delivery: Callable[[], Delivery | None], stats: DeliveryStats) -> None:
         self._delivery = delivery
-        self._stats = stats
+        self.quality = stats.quality
+        """What was measured of an agent at a capability: the same method, as it is asked twice a message."""
 
     def outstanding(self, agent_id: str) -> int:
         """Return how many messages of an agent are not finished, as far as this process knows."""
@@ -21,7 +21,3 @@ class ShardLoads:
             return 0
         endpoint = delivery.room.endpoints.get(agent_id)
         return 0 if endpoint is None else endpoint.outstanding
-
-    def quality(self, agent_id: str, capability: str) -> Quality:
-        """Return what was measured of an agent at a capability."""
-        return self._stats.quality(agent_id, capability)

@@ -24,7 +24,7 @@ from schema.limits import QUARANTINED_BYTES_MAX
 from schema.message import Lane, lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
-from workers.placing import Placement, Way, event_of
+from workers.placing import Placement, Way, event_of, routed_event
 
 Placed = list[tuple[IngressEntry, list[Placement]]]
 
@@ -40,6 +40,8 @@ _COUNTED: Final = {
         Way.DUPLICATE: "duplicate",
     }.items()
 }
+
+_MAILBOX: Final = Way.MAILBOX
 
 
 class Mover:
@@ -75,7 +77,7 @@ class Mover:
                 placement.waiter = entry.waiter
                 if placement.remembered and placement.envelope is not None:
                     batch.forget.append(placement.envelope.id)
-                if placement.way is Way.MAILBOX:
+                if placement.way is _MAILBOX:
                     self._add_to_mailbox(batch, placement, delivery, now_ms)
                     moving.append(placement)
                 elif placement.way is Way.DUPLICATE:
@@ -144,7 +146,7 @@ class Mover:
                 batch.ring[target] = None
         batch.add(placement.key, target, body)
         if placement.told:
-            batch.tell(event_of(placement, body, now_ms=now_ms))
+            batch.tell(routed_event(placement, body, now_ms=now_ms))
         if placement.waiter or envelope.expires_at is not None:
             _note_rest(batch, placement)
 
@@ -245,7 +247,7 @@ def _count(moving: list[Placement], entries: list[str]) -> None:
     others = [
         one.way
         for one, entry in zip(moving, entries, strict=True)
-        if one.way is not Way.MAILBOX and entry != DUPLICATE
+        if one.way is not _MAILBOX and entry != DUPLICATE
     ]
     for way in others:
         _COUNTED[way].inc()

@@ -46,6 +46,12 @@ class Way(Enum):
     DUPLICATE = "duplicate"
 
 
+# Named once: to look up a member of an enum costs some ten times as much as a global name (CPython 3.11).
+_MAILBOX: Final = Way.MAILBOX
+_FORWARD: Final = Way.FORWARD
+_QUARANTINED: Final = Way.QUARANTINED
+
+
 class Placement(Struct, gc=False):
     """Where a message goes. `agent`: the recipient (MAILBOX, FORWARD). `chosen`: it was a choice, so a
     forward must repeat it. `remembered`: one was written down before a crash, and is to be forgotten when the
@@ -116,11 +122,11 @@ class Placer:
         if tried or later or entry.passed or entry.known:
             placement.on_record = True
         agent, guard = placement.agent, self._guard
-        if placement.way is Way.MAILBOX and guard is not None and agent is not None:
+        if placement.way is _MAILBOX and guard is not None and agent is not None:
             reason = guard.judge(envelope, agent, len(raw), now_ms, is_new=not (tried or entry.is_again))
             if reason is not None:
                 placement.way, placement.reason = Way.ENDED, reason.value
-        if not entry.passed and placement.way is not Way.QUARANTINED:
+        if not entry.passed and placement.way is not _QUARANTINED:
             placement.key = deduplication_key(envelope)
         return placement
 
@@ -156,27 +162,27 @@ class Placer:
 
     def _complete(self, envelope: Envelope, entry: IngressEntry) -> None:
         """Fill in what publishers may leave out, and correct a clock that cannot be right."""
+        if entry.at_ms // 1000 != self._believed_second:
+            self._believe(entry.at_ms)
         created = envelope.created_at
+        if created is not None and created.tzinfo is None:
+            created = created.replace(tzinfo=UTC)
         if created is None or not (
-            entry.passed or self._believes(created, entry.at_ms) or _is_replayed(envelope, created, entry)
+            self._earliest <= created <= self._latest
+            or entry.passed
+            or _is_replayed(envelope, created, entry)
         ):
             envelope.created_at = from_ms(entry.at_ms)
         envelope.status = _PENDING
         at = envelope.deliver_at
-        if isinstance(at, datetime) and to_ms(at) > entry.at_ms + SCHEDULE_AHEAD_MS_MAX:
+        if at is not UNSET and at is not None and to_ms(at) > entry.at_ms + SCHEDULE_AHEAD_MS_MAX:
             raise Rejected("deliver_at is too far ahead", field="deliver_at")
 
-    def _believes(self, created: datetime, at_ms: int) -> bool:
-        """Tell whether a creation time can be right. The bounds are of the second, not the millisecond: they
-        are made once for all messages of it."""
-        second = at_ms // 1000
-        if second != self._believed_second:
-            self._believed_second = second
-            self._earliest = from_ms(at_ms - CREATED_AGE_MS_MAX)
-            self._latest = from_ms(at_ms + CREATED_AHEAD_MS_MAX)
-        if created.tzinfo is None:
-            created = created.replace(tzinfo=UTC)
-        return self._earliest <= created <= self._latest
+    def _believe(self, at_ms: int) -> None:
+        """Set the bounds of creation times that can be right: once a second, not for every message."""
+        self._believed_second = at_ms // 1000
+        self._earliest = from_ms(at_ms - CREATED_AGE_MS_MAX)
+        self._latest = from_ms(at_ms + CREATED_AHEAD_MS_MAX)
 
     def _resolve_sender(self, envelope: Envelope, sender: str) -> bool:
         """Put the sender's id in place of its name; tell whether it is known (any id is)."""
@@ -213,7 +219,7 @@ class Placer:
         refusal = check_named(envelope, agent, now_ms)
         if refusal is not None:
             return Placement(Way.ENDED, raw, envelope, agent, route=route, reason=refusal.value)
-        return Placement(Way.MAILBOX, raw, envelope, agent, route=route)
+        return Placement(_MAILBOX, raw, envelope, agent, route=route)
 
     def _place_by_capability(
         self, raw: bytes, envelope: Envelope, chosen: dict[str, str], now_ms: int
@@ -253,8 +259,8 @@ class Placer:
 
     def _placed(self, raw: bytes, envelope: Envelope, agent: Agent, route: bytes | None) -> Placement:
         envelope.to_agent_id = agent.id
-        way = Way.MAILBOX if shard_of(agent.id, self._shards) == self._shard else Way.FORWARD
-        if way is Way.FORWARD and route is not None:
+        way = _MAILBOX if shard_of(agent.id, self._shards) == self._shard else _FORWARD
+        if way is _FORWARD and route is not None:
             # There it looks like any message to a named recipient; that it was chosen, and why, goes along.
             envelope.route = Raw(route)
         return Placement(way, raw, envelope, agent, chosen=True, route=route)
@@ -273,10 +279,28 @@ def _object(route: Raw) -> bytes | None:
 def deduplication_key(envelope: Envelope) -> bytes:
     """Return what makes a second publish of the same message (and the same round) a duplicate."""
     key = id_bytes(envelope.id)
-    if envelope.round is not UNSET:
-        key += envelope.round.to_bytes(2)
+    message_round, tried = envelope.round, envelope.tried
+    if message_round is not UNSET:
+        key += message_round.to_bytes(2)
     # To another agent it may come back to a shard that has seen it: that is another step, of one byte.
-    return key if envelope.tried is UNSET else key + len(envelope.tried).to_bytes(1)
+    return key if tried is UNSET else key + len(tried).to_bytes(1)
+
+
+def routed_event(placement: Placement, body: bytes, *, now_ms: int) -> bytes:
+    """Return the ledger event of a message that goes into a mailbox: the same bytes as `event_of`, at a third
+    of its price. Ids are written as they are: they have been judged, and hold nothing JSON would escape."""
+    envelope, agent, route = placement.envelope, placement.agent, placement.route
+    assert envelope is not None
+    assert agent is not None
+    first = f'{{"kind":"routed","id":"{envelope.id}","at_ms":{now_ms},"message":'
+    last = f',"to":"{agent.id}"'
+    parts = [first.encode(), body, last.encode()]
+    if route is not None:
+        parts += (b',"route":', route)
+    if placement.waiter:
+        parts += (b',"waiter":', encode(placement.waiter))
+    parts.append(b"}")
+    return b"".join(parts)
 
 
 def event_of(placement: Placement, body: bytes, *, now_ms: int) -> bytes:

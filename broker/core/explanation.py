@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from broker.core.directory import Directory
 from broker.core.routing import (
+    Candidate,
     Choice,
     Loads,
     NoCandidate,
@@ -71,12 +72,6 @@ class RouteExplanation(Struct):
     candidates: list[ExplainedCandidate]
 
 
-class BriefCandidate(Struct, gc=False):
-    agent_id: str
-    load: float
-    score: float
-
-
 class RouteBrief(Struct, gc=False):
     """What is stored with a message: the choice, its score, and the first few it was made from."""
 
@@ -84,7 +79,7 @@ class RouteBrief(Struct, gc=False):
     rule: str
     score: float
     candidates: int
-    sampled: list[BriefCandidate]
+    sampled: Sequence[Candidate]
     tried: Sequence[Tried] | UnsetType = UNSET
     """Who was chosen before, oldest first, and why it went on to another."""
 
@@ -92,9 +87,7 @@ class RouteBrief(Struct, gc=False):
 def brief(choice: Choice, tried: Sequence[Tried] = ()) -> bytes:
     """Return the compact form of a choice as JSON, ready for a ledger event. `tried`: choices before it."""
     # Scores are not rounded here: that would cost as much again as all the rest.
-    sampled = [
-        BriefCandidate(seen.agent.id, seen.load, seen.score) for seen in choice.sampled[:_SAMPLED_KEPT]
-    ]
+    sampled = choice.sampled if len(choice.sampled) <= _SAMPLED_KEPT else choice.sampled[:_SAMPLED_KEPT]
     rule = choice.rule._value_
     return encode(RouteBrief(choice.agent.id, rule, choice.score, choice.candidates, sampled, tried or UNSET))
 
@@ -117,7 +110,8 @@ def explain(
     required = tuple(requirements)
     left = directory.funnel(required, envelope.message_type, envelope.from_agent_id, now_ms)
     # Those the choice was made from come first: they must be shown however many there are.
-    sampled = [seen.agent for seen in choice.sampled] if isinstance(choice, Choice) else []
+    seen = choice.sampled if isinstance(choice, Choice) else ()
+    sampled = [agent for one in seen if (agent := directory.get(one.agent_id)) is not None]
     capable = (directory.by_slot[slot] for slot in islice(left.capable, EXPLAINED_EXAMINED_MAX))
     examined = {agent.id: agent for agent in (*sampled, *capable)}
     drops = {agent.id: dropped_by(agent, envelope, directory, loads) for agent in examined.values()}
@@ -162,7 +156,7 @@ def dropped_by(agent: Agent, envelope: Envelope, directory: Directory, loads: Lo
 
 def _most_telling(drops: dict[str, Drop | None], choice: Choice | NoCandidate) -> list[str]:
     """Return the ids to show: the chosen one, those looked at, then those that came farthest."""
-    sampled = {seen.agent.id for seen in choice.sampled} if isinstance(choice, Choice) else set()
+    sampled = {seen.agent_id for seen in choice.sampled} if isinstance(choice, Choice) else set()
     chosen = choice.agent.id if isinstance(choice, Choice) else None
 
     def place(agent_id: str) -> tuple[bool, bool, int]:

@@ -111,7 +111,7 @@ class Keys:
 
     def mailbox(self, agent_id: str, lane: Lane) -> str:
         """Return the stream of what is routed to an agent in one lane and not finished."""
-        return f"{self._prefix}inbox:{agent_id}:{lane.value}"
+        return f"{self._prefix}inbox:{agent_id}:{lane._value_}"
 
     def session(self, agent_id: str) -> str:
         """Return the lease of the one live session (SSE or WebSocket) an agent has."""

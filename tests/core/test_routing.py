@@ -361,7 +361,7 @@ def test_the_brief_is_json_with_the_choice_and_the_two_it_was_made_from() -> Non
     assert isinstance(choice, Choice)
     stored = msgspec.json.decode(brief(choice), type=RouteBrief)
     assert (stored.chosen, stored.rule, stored.candidates) == (choice.agent.id, "two_choices", 3)
-    assert [each.agent_id for each in stored.sampled] == [each.agent.id for each in choice.sampled]
+    assert [each.agent_id for each in stored.sampled] == [each.agent_id for each in choice.sampled]
     assert stored.score == max(each.score for each in stored.sampled)
 
 
