@@ -42,8 +42,8 @@ _STOP: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 """SIGTERM is SHUTDOWN: the append-only file is flushed and synced first."""
 
 _ENVIRONMENT: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=512"}
-"""A script call has the values of 128 messages in hand, where glibc keeps 7 freed pieces of a size ready: with
-512 a message costs the server 9 % fewer instructions. It may keep 17 MB more for it, as a rule far less."""
+"""A script call has the values of 128 messages in hand, where glibc keeps 7 freed pieces of a size ready.
+With 512 a message costs the server 9 % fewer instructions. It may keep up to 17 MB for that."""
 
 _CONFIG = """\
 # Written by Agent Broker at every start.
