@@ -78,7 +78,7 @@ async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
     senders: dict[str | None, str | None] = {}
     now = from_ms(services.now_ms())
     for number, read in enumerate(readings):
-        if number % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
+        if number and number % MESSAGES_PER_TURN == 0:
             await asyncio.sleep(0)
         try:
             request = read()
@@ -101,13 +101,13 @@ async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
     return Reply(body=BatchReply(results=results, durability=services.durability))
 
 
-def _read_together(body: bytes) -> list[SendRequest] | None:
+def _read_together(body: bytes) -> Sequence[SendRequest] | None:
     """Return the messages of an array by one decode, where nothing about its JSON needs a closer look; their
     rules are not checked yet. None says nothing: then each is read by itself, which finds what is wrong."""
     if len(body) > TOGETHER_BYTES_MAX or body.count(b"{") > TOGETHER_OBJECTS_MAX or not is_plain(body):
         return None
     try:
-        requests: list[SendRequest] = _together.decode(body)
+        requests = _together.decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
     if not 0 < len(requests) <= limits.BATCH_MESSAGES_MAX:
