@@ -24,6 +24,8 @@ _PORT_MAX: Final = 65_535
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PORT: Final = re.compile(r"[0-9]{1,5}\Z")
+# Controls, every kind of blank up to the no-break one, surrogates, and the backslash.
+_FORBIDDEN: Final = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff\\\\]")
 # What may stand in a path or query as it is (RFC 3986 section 3.3 and 3.4), the percent sign included: an
 # endpoint arrives already escaped, and escaping it twice would change it.
 _PATH_SAFE: Final = "/?:@!$&'()*+,;=-._~%[]"
@@ -76,8 +78,9 @@ def _origin(scheme: str, host: str, port: int) -> Origin:
     return Origin(scheme, host, port)
 
 
+@lru_cache(maxsize=4_096)
 def literal_of(host: str) -> Address | None:
-    """Return the address a host spells, or None for a name."""
+    """Return the address a host spells, or None for a name. Asked at every dial; the answer never changes."""
     try:
         return ip_address(host)
     except ValueError:
@@ -88,7 +91,7 @@ def _parse(url: str) -> Target:
     if len(url) > ENDPOINT_CHARS_MAX:
         raise Rejected(f"endpoint of {len(url)} characters; at most {ENDPOINT_CHARS_MAX}")
     # Before urlsplit, which drops tabs and newlines in silence; a backslash is a slash to some parsers.
-    if any(_is_forbidden(char) for char in url):
+    if _FORBIDDEN.search(url) is not None:
         raise Rejected("endpoint holds a space, a control character or a backslash")
     try:
         parts = urlsplit(url)
@@ -100,24 +103,20 @@ def _parse(url: str) -> Target:
         raise Rejected("endpoint must not hold a user name or password; use the signature to tell who calls")
     if "#" in url:
         raise Rejected("endpoint must not hold a fragment")
-    host, port = _split_authority(parts)
+    host, port = _split_authority(parts.scheme, parts.netloc)
     return Target(_origin(parts.scheme, host, port), _path(parts))
 
 
-def _is_forbidden(char: str) -> bool:
-    unprintable = char <= " " or "\x7f" <= char <= "\xa0" or "\ud800" <= char <= "\udfff"
-    return unprintable or char == "\\"
-
-
-def _split_authority(parts: SplitResult) -> tuple[str, int]:
-    text = parts.netloc
+@lru_cache(maxsize=4_096)
+def _split_authority(scheme: str, text: str) -> tuple[str, int]:
+    """Return host and port. Kept: many agents are on one host, and IDNA is most of what a URL costs."""
     if text.startswith("["):
         inside, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise Rejected("endpoint has a malformed IPv6 host")
-        return _ipv6(inside), _port(parts.scheme, rest)
+        return _ipv6(inside), _port(scheme, rest)
     name, colon, digits = text.partition(":")
-    return _name(name), _port(parts.scheme, colon + digits)
+    return _name(name), _port(scheme, colon + digits)
 
 
 def _port(scheme: str, text: str) -> int:
