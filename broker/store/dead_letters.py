@@ -27,7 +27,13 @@ _ALL: Final = load("dead_letters_all")
 _OF_AGENT: Final = load("dead_letters_of_agent")
 _RECEIVED: Final = load("dead_letters_received")
 _SENT: Final = load("dead_letters_sent")
-_COUNT: Final = load("dead_letters_count")
+_COUNTS: Final = {
+    _ALL: load("dead_letters_count"),
+    _OF_AGENT: load("dead_letters_count_of_agent"),
+    _RECEIVED: load("dead_letters_count_received"),
+    _SENT: load("dead_letters_count_sent"),
+}
+"""One for each listing: of those of one agent or side, no index but its own is to be read."""
 _LOCK: Final = load("dead_letters_lock")
 _READ: Final = load("dead_letters_read")
 _RESTART: Final = load("dead_letters_restart")
@@ -70,12 +76,7 @@ _requirements: Final = msgspec.json.Decoder(list[str])
 
 async def list_page(pool: Pool, wanted: DeadLetterFilter) -> Page[DeadLetter]:
     """Return a page, newest first. Raises: StoreUnavailable, Rejected (a cursor that is none)."""
-    statement = _ALL if wanted.agent_id is None else _OF_AGENT
-    if wanted.to_agent_id is not None:
-        statement = _RECEIVED
-    elif wanted.from_agent_id is not None:
-        statement = _SENT
-    rows = await pool.fetch(statement, *_arguments(wanted, wanted.limit + 1))
+    rows = await pool.fetch(_listing(wanted), *_arguments(wanted, wanted.limit + 1))
     letters = [_letter(row) for row in rows[: wanted.limit]]
     if len(rows) <= wanted.limit or not letters:
         return Page(letters)
@@ -84,7 +85,8 @@ async def list_page(pool: Pool, wanted: DeadLetterFilter) -> Page[DeadLetter]:
 
 async def count(pool: Pool, wanted: DeadLetterFilter, *, at_most: int) -> int:
     """Return how many there are, this many at most. Raises: StoreUnavailable, Rejected."""
-    counted: int = await pool.fetch_value(_COUNT, *_arguments(wanted, at_most))
+    statement = _COUNTS[_listing(wanted)]
+    counted: int = await pool.fetch_value(statement, *_arguments(wanted, at_most))
     return counted
 
 
@@ -124,6 +126,14 @@ async def _whole_letters(connection: Connection, statement: str, ids: Sequence[s
         letters += found
         left -= {one.letter.id for one in found}
     return letters
+
+
+def _listing(wanted: DeadLetterFilter) -> str:
+    if wanted.to_agent_id is not None:
+        return _RECEIVED
+    if wanted.from_agent_id is not None:
+        return _SENT
+    return _ALL if wanted.agent_id is None else _OF_AGENT
 
 
 def _arguments(wanted: DeadLetterFilter, limit: int) -> tuple[object, ...]:
