@@ -49,6 +49,7 @@ from schema.times import as_utc
 DAY_MS: Final = 86_400_000
 DAY_US: Final = DAY_MS * 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 _DELIVERED: Final = Status.DELIVERED
 _PROCESSED: Final = Status.PROCESSED
 
@@ -102,8 +103,25 @@ def packed(messages: Sequence[MessageRow], attempts: Sequence[AttemptRow]) -> li
     """
     try:
         return [*_messages(messages), *_attempts(attempts)]
-    except (ValueError, struct.error) as error:
+    except (ValueError, OverflowError, struct.error) as error:
         raise DataFault(f"cannot be packed: {error}") from error
+
+
+def partition_of_message(row: MessageRow) -> str:
+    """Return the partition of a message that is on no record yet."""
+    assert row.created_at is not None
+    return partition("agent_messages", row.created_at.toordinal() - _EPOCH_ORDINAL)
+
+
+def partition_of_attempt(row: AttemptRow) -> str:
+    """Return the partition of an attempt. Raises: OverflowError beyond the years there are."""
+    return partition("message_delivery_log", row.attempt.attempted_ms // DAY_MS)
+
+
+@lru_cache(64)
+def partition(table: str, day: int) -> str:
+    """Return the name of a table's partition of a day (UTC, counted from 1970)."""
+    return f"{table}_p{_EPOCH + timedelta(days=day):%Y%m%d}"
 
 
 async def run(connection: Connection, copies: Iterable[Copy]) -> None:
@@ -276,20 +294,15 @@ def _by_day(
     """Return rows as copies into the partitions of their days (UTC, counted from 1970)."""
     first = days[0]
     if days.count(first) == len(days):
-        return [Copy(_partition(table, first), columns, binary.table(fields))]
+        return [Copy(partition(table, first), columns, binary.table(fields))]
     return [
         Copy(
-            _partition(table, day),
+            partition(table, day),
             columns,
             binary.table([list(compress(column, [its == day for its in days])) for column in fields]),
         )
         for day in sorted(set(days))
     ]
-
-
-@lru_cache(64)
-def _partition(table: str, day: int) -> str:
-    return f"{table}_p{_EPOCH + timedelta(days=day):%Y%m%d}"
 
 
 def _requirements(message: Envelope) -> bytes:

@@ -1,8 +1,10 @@
 """Write folded rows: one transaction, harmless to repeat, a status never moved backwards.
 
-New messages and attempts take one statement, which is a transaction by itself: one round trip a batch. Rows
-of messages written before, and quarantined entries, are rarer and make it an explicit transaction. Where many
-messages were finished before they were first recorded, they are copied instead: `broker.store.copying`.
+Most messages are finished at their first attempt before they are first recorded. A batch of such goes
+straight into its day's partitions by one statement, which is a transaction by itself and refused where any of
+it is known. Everything else is merged: new messages and attempts by one statement, rows of messages written
+before, and quarantined entries, in the same transaction. Where much of a mixed batch, or of one of two days,
+is new, that part is copied instead: `broker.store.copying`.
 
 It does not decide what a bad row means: `broker.store.salvage` does.
 """
@@ -18,6 +20,7 @@ from broker.core.fold import AttemptRow, MessageRow, Rows
 from broker.store import bounces, copying, quarantine
 from broker.store.bounces import Ended
 from broker.store.columns import documents, numbers, texts
+from broker.store.faults import PartitionMissing
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
 from broker.store.window import EVER, made_within
@@ -25,9 +28,10 @@ from schema.codec import encode
 from schema.errors import DataFault
 from schema.ledger import Progress
 from schema.message import Envelope, Status
-from schema.times import as_utc
+from schema.times import as_utc, from_ms
 
 _MESSAGES: Final = load("record_messages")
+_NEW: Final = load("record_new")
 _UPDATES: Final = load("record_updates")
 _AGENTS: Final = load("record_attempt_agents")
 COPIED_ROWS_MIN: Final = 128
@@ -45,12 +49,57 @@ async def write(pool: Pool, rows: Rows) -> list[str]:
     Raises: StoreUnavailable, DataFault, PartitionMissing.
     """
     new = [row for row in rows.messages if copying.is_new(row)]
-    if len(new) >= COPIED_ROWS_MIN:
-        try:
+    try:
+        if new and len(new) == len(rows.messages) and (days := _one_day(rows)) is not None:
+            return await _insert(pool, rows, *days)
+        if len(new) >= COPIED_ROWS_MIN:
             return await _copy(pool, rows, new)
-        except DataFault:
-            pass  # Some of it is known already, or is refused: merging tells which.
+    except DataFault:
+        pass  # Some of it is known already, or is refused: merging tells which.
     return await _merge(pool, rows)
+
+
+def _one_day(rows: Rows) -> tuple[str, str] | None:
+    """Return the partitions that new messages and attempts go into; None where `_insert` cannot take them:
+    they are of several days, or somebody waits for a result, which only the database knows how it writes."""
+    if rows.quarantine or _whose(rows.attempts):
+        return None
+    if rows.waiting and any(row.result is not None for row in rows.messages):
+        return None
+    try:
+        messages = {copying.partition_of_message(row) for row in rows.messages}
+        attempts = {copying.partition_of_attempt(row) for row in rows.attempts}
+    except OverflowError:
+        return None
+    return (messages.pop(), attempts.pop()) if len(messages) == len(attempts) == 1 else None
+
+
+async def _insert(pool: Pool, rows: Rows, messages: str, attempts: str) -> list[str]:
+    """Insert new messages and attempts into these partitions, by one statement."""
+    packed = *_packed_new(rows.messages), *_packed_attempts(rows.attempts)
+    async with pool.connection() as connection:
+        try:
+            await connection.execute(_NEW.format(messages=messages, attempts=attempts), *packed)
+        except asyncpg.UndefinedTableError as error:
+            raise PartitionMissing(str(error)) from error
+    if rows.waiting:
+        written = {row.id: row for row in rows.messages}
+        rows.progress.update((id, _progress(written[id])) for _, id in rows.waiting)
+    return []
+
+
+def _progress(row: MessageRow) -> Progress:
+    """Return what stands in a row that was inserted."""
+    return Progress(
+        row.status._value_,
+        row.to,
+        0,
+        None if row.delivered_ms is None else from_ms(row.delivered_ms),
+        None if row.processed_ms is None else from_ms(row.processed_ms),
+        None,
+        None,
+        None,
+    )
 
 
 async def _copy(pool: Pool, rows: Rows, new: list[MessageRow]) -> list[str]:
@@ -202,6 +251,34 @@ def _packed_messages(rows: list[MessageRow]) -> Packed:
         documents([message.metadata for message in messages]),
         documents([row.result for row in rows]),
         documents([row.route for row in rows]),
+    )
+
+
+def _packed_new(rows: list[MessageRow]) -> Packed:
+    """Return $1..$21 of record_new.sql."""
+    messages = [row.message for row in rows if row.message is not None]
+    return (
+        texts([row.id for row in rows]),
+        texts([message.from_agent_id for message in messages]),
+        texts([row.to for row in rows]),
+        texts([message.root_id if message.root_id != message.id else None for message in messages]),
+        texts([message.reply_to for message in messages]),
+        numbers([_microseconds(row.created_at) for row in rows]),
+        numbers([_microseconds(message.expires_at) for message in messages]),
+        numbers([_deliver_at(message) for message in messages]),
+        numbers([row.delivered_ms for row in rows]),
+        numbers([row.processed_ms for row in rows]),
+        numbers([row.placed_ms for row in rows]),
+        numbers([message.priority for message in messages]),
+        numbers([message.hop for message in messages]),
+        texts([row.status._value_ for row in rows]),
+        texts([message.message_type for message in messages]),
+        texts([message.conversation_id for message in messages]),
+        documents([message.content for message in messages]),
+        documents([message.metadata for message in messages]),
+        documents([row.result for row in rows]),
+        documents([row.route for row in rows]),
+        _requirements(rows),
     )
 
 

@@ -20,6 +20,14 @@ EVERYTHING = "SELECT * FROM agent_messages ORDER BY id"
 EVERY_ATTEMPT = "SELECT * FROM message_delivery_log ORDER BY message_id, attempt"
 
 
+@pytest.fixture(params=["copied", "inserted"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A batch of one day, all of it new, is inserted; here it is also copied, as part of another is."""
+    if request.param == "copied":
+        monkeypatch.setattr(record, "_one_day", lambda rows: None)
+    return request.param
+
+
 def varied(count: int = MANY) -> list[Event]:
     """Messages finished at their first attempt, with everything such a message may have."""
     return [finished(number) for number in range(count)]
@@ -57,6 +65,7 @@ async def written(pool: Pool) -> tuple[object, ...]:
 async def merge_alone(pool: Pool, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(record, "COPIED_ROWS_MIN", len(rows.messages) + 1)
+        patch.setattr(record, "_one_day", lambda rows: None)
         await record.write(pool, rows)
 
 
@@ -117,6 +126,25 @@ async def test_what_is_not_new_is_merged_in_the_same_transaction(pool: Pool) -> 
     found = [await messages.get(pool, message.id) for message in (earlier, whole)]
     assert [view.status for view in found if view is not None] == ["expired", "pending"]
     assert len(await pool.fetch(EVERY_ATTEMPT)) == MANY + 1
+
+
+async def test_a_batch_is_inserted_unless_that_is_refused(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    merged: list[Rows] = []
+    merge = record._merge
+
+    async def noted(pool: Pool, rows: Rows) -> list[str]:
+        merged.append(rows)
+        return await merge(pool, rows)
+
+    monkeypatch.setattr(record, "_merge", noted)
+    rows = fold(varied(8))
+    await record.write(pool, rows)
+    assert bool(merged) == (way == "copied")  # Too few to be copied.
+    await record.write(pool, rows)
+    assert merged[-1] is rows
+    assert len(await pool.fetch(EVERYTHING)) == 8
 
 
 async def test_rows_of_two_days_go_into_both(pool: Pool) -> None:

@@ -29,7 +29,7 @@ from schema.ids import new_id
 from schema.ledger import Event, EventKind, Receipt
 from schema.limits import RECORD_EVENTS_MAX
 from schema.message import Status
-from workers.ledger_batch import LINGER_MS_MAX, Batch, Linger, ReadSize
+from workers.ledger_batch import LINGER_MS_MAX, LINGER_SHARING_MS, Batch, Linger, ReadSize
 from workers.recorder import Recorder
 from workers.shard_recorder import RecordRules
 
@@ -308,7 +308,8 @@ def test_who_waits_waits_for_others_only_where_some_are_likely_to_come(
 
 @pytest.mark.parametrize(
     ("events_per_s", "shortest_ms", "lingers_ms"),
-    [(0, 15, 15), (500, 15, 15), (1_200, 15, 15), (1_400, 15, LINGER_MS_MAX), (10_000, 15, LINGER_MS_MAX),
+    [(0, 15, 15), (180, 15, 15), (220, 15, LINGER_SHARING_MS), (1_200, 15, LINGER_SHARING_MS),
+     (500, 60, 60), (1_400, 15, LINGER_MS_MAX), (10_000, 15, LINGER_MS_MAX),
      (10_000, 0, 0)],
 )  # fmt: skip
 def test_a_batch_lingers_for_longer_where_that_fills_it(
