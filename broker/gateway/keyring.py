@@ -10,6 +10,7 @@ look-up; what its key may do, and whether it still works, is read from the cache
 """
 
 import asyncio
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -143,11 +144,17 @@ class Keyring:
 
 
 def _principal(row: StoredKey) -> Principal:
-    known = {scope.value: scope for scope in Scope}
-    scopes = frozenset(known[name] for name in row.scopes if name in known)
+    scopes = _scopes(row.scopes)
     if row.agent_id is None:
         return Principal(None, row.id, scopes)
     return Principal(row.agent_id, row.id, scopes & AGENT_SCOPES)
+
+
+@lru_cache(maxsize=256)
+def _scopes(names: tuple[str, ...]) -> frozenset[Scope]:
+    """Return the scopes of these names that there are. Most keys have the same."""
+    known = {scope.value: scope for scope in Scope}
+    return frozenset(known[name] for name in names if name in known)
 
 
 def _check_live(row: StoredKey, now_ms: int) -> None:

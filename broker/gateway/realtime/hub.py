@@ -186,6 +186,8 @@ class Hub:
                 guest.session.wake()
 
     def _on_presence(self, data: bytes) -> None:
+        if not self._watchers:
+            return
         for change in _changes.decode(data):
             watching = self._watchers.get(change.agent_id, set()) | self._watchers.get(ALL, set())
             for agent_id in watching:
