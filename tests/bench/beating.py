@@ -1,5 +1,6 @@
-"""Heartbeats at a steady rate, by the ways they arrive: over HTTP, each agent with its own key; natively, a
-command of each agent; or the renewals of gateways, for agents that hold a live connection.
+"""Heartbeats at a steady rate, by the ways they arrive: over HTTP, each agent with its own key or a thousand
+in one request; natively, a command of each agent or one for a thousand; or the renewals of gateways, for
+agents that hold a live connection. And the floors: empty answers of the gateway, bare commands of Redis.
 
 A driver, not a part of the broker: its CPU is not counted. Nothing waits for an answer but its connection, so
 a broker that is slower than the rate shows in how late the last answer came.
@@ -24,6 +25,8 @@ PER_GATEWAY: Final = 10_000
 """Live connections of one gateway, which renews the leases of all of them together."""
 RENEWAL_S: Final = 20.0
 """How often a gateway does."""
+
+FLOOR: Final = "bench:floor"
 
 Send = Callable[[int, int], Awaitable[object]]
 """Sends the heartbeat of agent number n by connection c."""
@@ -105,20 +108,30 @@ class Beater(asyncio.Protocol):
 
 async def over_http(url: str, keys: Sequence[str], *, seconds: float) -> Beaten:
     """Let agents send one heartbeat each with their own keys."""
+    head = "POST /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: broker\r\nContent-Length: 0\r\n"
+    requests = [f"{head}Authorization: Bearer {key}\r\n\r\n".encode() for key in keys]
+    return await _ask(url, requests, wanted=b"HTTP/1.1 200 OK", seconds=seconds)
+
+
+async def nothing_over_http(url: str, keys: Sequence[str], *, seconds: float) -> Beaten:
+    """Ask as often, by requests of the same size, for an empty answer that takes no key and no store."""
+    head = "OPTIONS /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: broker\r\nContent-Length: 0\r\n"
+    requests = [f"{head}X-Nothing: Bearer {key}\r\n\r\n".encode() for key in keys]
+    return await _ask(url, requests, wanted=b"HTTP/1.1 204 No Content", seconds=seconds)
+
+
+async def _ask(url: str, requests: Sequence[bytes], *, wanted: bytes, seconds: float) -> Beaten:
     parts, loop = urlsplit(url), asyncio.get_running_loop()
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     beaters = [(await loop.create_connection(Beater, host, port))[1] for _ in range(CONNECTIONS)]
-    head = f"POST /api/v1/messaging/heartbeat HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n"
-    requests = [f"{head}Authorization: Bearer {key}\r\n\r\n".encode() for key in keys]
-
     refused = 0
 
     async def send(number: int, connection: int) -> None:
         nonlocal refused
-        refused += await beaters[connection].ask(requests[number]) != b"HTTP/1.1 200 OK"
+        refused += await beaters[connection].ask(requests[number]) != wanted
 
     try:
-        return Beaten(await paced(send, len(keys), seconds=seconds), refused)
+        return Beaten(await paced(send, len(requests), seconds=seconds), refused)
     finally:
         for beater in beaters:
             beater.close()
@@ -161,6 +174,46 @@ async def natively(redis_url: str, agents: Sequence[str], *, shards: int, second
     finally:
         for link in links:
             await link.close()
+
+
+async def together_natively(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> Beaten:
+    """Let processes that run a thousand agents each send the heartbeats of all of theirs together."""
+    parts = [agents[start : start + HEARTBEATS_MAX] for start in range(0, len(agents), HEARTBEATS_MAX)]
+    link = Link(redis_url, name="beat")
+    presence = Presence(link, shards=shards)
+
+    async def send(number: int, _: int) -> None:
+        await presence.note(dict.fromkeys(parts[number], await presence.now_ms()))
+
+    try:
+        return Beaten(await paced(send, len(parts), seconds=seconds), 0)
+    finally:
+        await link.close()
+
+
+async def nothing_natively(redis_url: str, agents: Sequence[str], *, seconds: float) -> Beaten:
+    """Send as many commands as `natively`, each a member of a sorted set that nobody reads."""
+    links = [Link(redis_url, name="beat") for _ in range(CONNECTIONS)]
+
+    async def send(number: int, connection: int) -> None:
+        await (await links[connection].get()).send("ZADD", FLOOR, "GT", number, agents[number])
+
+    try:
+        late_s = await paced(send, len(agents), seconds=seconds)
+        await (await links[0].get()).send("UNLINK", FLOOR)
+        return Beaten(late_s, 0)
+    finally:
+        for link in links:
+            await link.close()
+
+
+async def connect(redis_url: str, agents: Sequence[str], *, shards: int) -> None:
+    """Take the leases of the agents that `by_renewal` renews: a first one is dearer than a renewal."""
+    link = Link(redis_url, name="renew")
+    try:
+        await Sessions(link, shards=shards).renew({agent: f"session-{agent}" for agent in agents})
+    finally:
+        await link.close()
 
 
 async def by_renewal(redis_url: str, agents: Sequence[str], *, shards: int, seconds: float) -> Beaten:
