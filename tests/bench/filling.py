@@ -46,8 +46,13 @@ async def fill(database_url: str, agents: Sequence[str], *, rows: int, today: da
         async with asyncio.TaskGroup() as group:
             for _ in range(FILLERS):
                 group.create_task(_fill_days(database_url, left, attaching, agents, rows // DAYS))
-        # Each day's table has been analysed; the parent needs only what is inherited of it.
-        await owner.execute("ANALYZE agent_messages, work_orders, statistics_totals")
+        # Only now: beside another's insert a row counts as one that somebody may not see yet.
+        left = list(days)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FILLERS):
+                group.create_task(_vacuum_days(database_url, left))
+        await owner.execute("ANALYZE agent_messages")
+        await owner.execute("VACUUM (ANALYZE) work_orders, statistics_totals")
     finally:
         await owner.close()
     return days
@@ -64,6 +69,15 @@ async def _fill_days(
         await connection.close()
 
 
+async def _vacuum_days(database_url: str, left: list[date]) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SETTINGS)
+    try:
+        while left:
+            await connection.execute(f"VACUUM (ANALYZE) {_table(left.pop())}")
+    finally:
+        await connection.close()
+
+
 async def _fill_day(
     connection: "asyncpg.Connection[asyncpg.Record]",
     day: date,
@@ -71,7 +85,7 @@ async def _fill_day(
     agents: Sequence[str],
     rows: int,
 ) -> None:
-    table, begins = f"agent_messages_p{day:%Y%m%d}", datetime.combine(day, time(), UTC)
+    table, begins = _table(day), datetime.combine(day, time(), UTC)
     ends = begins + timedelta(days=1)
     async with attaching:  # Two would wait for each other in the server.
         await connection.execute(f"DROP TABLE IF EXISTS {table}")
@@ -79,9 +93,12 @@ async def _fill_day(
     await connection.execute(_DAY.replace("{table}", table), rows, begins, agents)
     for row in await connection.fetch(_INDEXES, table):
         await connection.execute(row["statement"])
-    await connection.execute(f"VACUUM (ANALYZE) {table}")
     await connection.execute(_TOTALS.replace("{table}", table))
     async with attaching:
         await connection.execute(
             f"ALTER TABLE agent_messages ATTACH PARTITION {table} FOR VALUES FROM ('{begins}') TO ('{ends}')"
         )
+
+
+def _table(day: date) -> str:
+    return f"agent_messages_p{day:%Y%m%d}"
