@@ -2,9 +2,9 @@
 
 Most messages are finished at their first attempt before they are first recorded. A batch of such goes
 straight into its day's partitions by one statement, which is a transaction by itself and refused where any of
-it is known. Everything else is merged: new messages and attempts by one statement, rows of messages written
-before, and quarantined entries, in the same transaction. Where much of a mixed batch, or of one of two days,
-is new, that part is copied instead: `broker.store.copying`.
+it is known; many of them, alone or among others, are copied (`broker.store.copying`). Everything else is merged:
+new messages and attempts by one statement, rows of messages written before, and quarantined entries, in the same
+transaction.
 
 It does not decide what a bad row means: `broker.store.salvage` does.
 """
@@ -34,8 +34,8 @@ _MESSAGES: Final = load("record_messages")
 _NEW: Final = load("record_new")
 _UPDATES: Final = load("record_updates")
 _AGENTS: Final = load("record_attempt_agents")
-COPIED_ROWS_MIN: Final = 128
-"""Below, the four round trips more that copying takes cost what it saves (measured)."""
+COPIED_ROWS_MIN: Final = 256
+"""Below, the four round trips more that copying takes, and packing fields, cost what it saves (measured)."""
 TOLD_RESULT_CHARS_MAX: Final = 4_096
 """Who waits for a message with a longer result reads it: words over pub/sub are kept short."""
 _BAD: Final = (Status.FAILED, Status.EXPIRED)
@@ -50,10 +50,10 @@ async def write(pool: Pool, rows: Rows) -> list[str]:
     """
     new = [row for row in rows.messages if copying.is_new(row)]
     try:
-        if new and len(new) == len(rows.messages) and (days := _one_day(rows)) is not None:
-            return await _insert(pool, rows, *days)
         if len(new) >= COPIED_ROWS_MIN:
             return await _copy(pool, rows, new)
+        if new and len(new) == len(rows.messages) and (days := _one_day(rows)) is not None:
+            return await _insert(pool, rows, *days)
     except DataFault:
         pass  # Some of it is known already, or is refused: merging tells which.
     return await _merge(pool, rows)

@@ -22,9 +22,9 @@ EVERY_ATTEMPT = "SELECT * FROM message_delivery_log ORDER BY message_id, attempt
 
 @pytest.fixture(params=["copied", "inserted"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A batch of one day, all of it new, is inserted; here it is also copied, as part of another is."""
-    if request.param == "copied":
-        monkeypatch.setattr(record, "_one_day", lambda rows: None)
+    """The same rows copied, as many are, and inserted, as few are."""
+    if request.param == "inserted":
+        monkeypatch.setattr(record, "COPIED_ROWS_MIN", MANY * 2)
     return request.param
 
 
@@ -64,7 +64,7 @@ async def written(pool: Pool) -> tuple[object, ...]:
 
 async def merge_alone(pool: Pool, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(record, "COPIED_ROWS_MIN", len(rows.messages) + 1)
+        patch.setattr(record, "COPIED_ROWS_MIN", MANY * 2)
         patch.setattr(record, "_one_day", lambda rows: None)
         await record.write(pool, rows)
 
@@ -129,7 +129,7 @@ async def test_what_is_not_new_is_merged_in_the_same_transaction(pool: Pool) -> 
 
 
 async def test_a_batch_is_inserted_unless_that_is_refused(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch, way: str
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged: list[Rows] = []
     merge = record._merge
@@ -141,7 +141,7 @@ async def test_a_batch_is_inserted_unless_that_is_refused(
     monkeypatch.setattr(record, "_merge", noted)
     rows = fold(varied(8))
     await record.write(pool, rows)
-    assert bool(merged) == (way == "copied")  # Too few to be copied.
+    assert not merged
     await record.write(pool, rows)
     assert merged[-1] is rows
     assert len(await pool.fetch(EVERYTHING)) == 8
