@@ -24,17 +24,18 @@ LEFT: Final = 0.1
 async def give_back(
     held: Callable[[], int], *, trim: Callable[[], object], look_s: float = LOOK_S, rest_s: float = REST_S
 ) -> None:
-    """Look at how many messages are held until cancelled, and trim after much has become little."""
-    most = 0
+    """Look at how many messages are held until cancelled, and trim after much has become little; at most once
+    in so long, and what became little meanwhile is not forgotten."""
+    loop = asyncio.get_running_loop()
+    most, rests_until_s = 0, loop.time()
     while True:
         await asyncio.sleep(look_s)
         now = held()
         most = max(most, now)
-        if most >= MUCH and now <= most * LEFT:
+        if most >= MUCH and now <= most * LEFT and loop.time() >= rests_until_s:
             trim()
             logs.event("memory.given_back", held_before=most)
-            most = 0
-            await asyncio.sleep(rest_s)
+            most, rests_until_s = now, loop.time() + rest_s
 
 
 def trim() -> bool:

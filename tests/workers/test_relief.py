@@ -11,7 +11,7 @@ import pytest
 from workers.relief import MUCH, give_back, trim
 
 
-async def trims_after(held: list[int]) -> list[int]:
+async def trims_after(held: list[int], *, rest_s: float = 0) -> list[int]:
     """Let these numbers of messages be held, one at each look; return before which looks it trimmed."""
     looks: Iterator[int] = iter(held)
     trimmed: list[int] = []
@@ -26,7 +26,7 @@ async def trims_after(held: list[int]) -> list[int]:
         return now
 
     with suppress(asyncio.CancelledError):
-        await give_back(look, trim=lambda: trimmed.append(seen), look_s=0, rest_s=0)
+        await give_back(look, trim=lambda: trimmed.append(seen), look_s=0, rest_s=rest_s)
     return trimmed
 
 
@@ -42,6 +42,15 @@ async def trims_after(held: list[int]) -> list[int]:
 )
 async def test_memory_is_given_back_when_much_has_become_little(held: list[int], after: list[int]) -> None:
     assert await trims_after(held) == after
+
+
+async def test_memory_is_not_given_back_at_every_turn_of_a_load_that_comes_and_goes() -> None:
+    assert await trims_after([MUCH, 0, MUCH, 0], rest_s=3_600) == [2]
+
+
+async def test_what_went_while_it_rested_is_given_back_afterwards() -> None:
+    """The second backlog goes at once, and nothing is held at any of the many looks after it."""
+    assert await trims_after([MUCH, 0, MUCH] + [0] * 10_000, rest_s=0.001) != [2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and asks glibc")
