@@ -2,9 +2,9 @@
 
 Most messages are finished at their first attempt before they are first recorded. A batch of such goes
 straight into its day's partitions by one statement, which is a transaction by itself and refused where any of
-it is known; many of them, alone or among others, are copied (`broker.store.copying`). Everything else is merged:
-new messages and attempts by one statement, rows of messages written before, and quarantined entries, in the same
-transaction.
+it is known; many of them, alone or among others, are copied (`broker.store.copying`). Everything else is
+merged: new messages and attempts by one statement, rows of messages written before, and quarantined entries,
+in the same transaction.
 
 It does not decide what a bad row means: `broker.store.salvage` does.
 """
