@@ -5,7 +5,7 @@ from bench.reading import Noted, cost_of, open_noting_pool
 from broker.store import work_orders
 from broker.store.pool import Pool
 
-AGENTS = 5_000
+AGENTS = 2_000
 LEFT = 3
 
 
