@@ -306,8 +306,8 @@ class Settings(BaseSettings):
         0,
         1_000,
         "ms",
-        "How long the recorder waits for more before it writes a small batch; up to 40 ms where a few more come"
-        " meanwhile, 100 where many do, hardly at all for who waits.",
+        "How long the recorder waits for more before it writes a small batch; up to 40 ms where a few more"
+        " come meanwhile, 100 where many do, hardly at all for who waits.",
     )
 
     @field_validator("redis_url")

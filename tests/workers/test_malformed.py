@@ -150,11 +150,11 @@ async def test_an_entry_of_monstrous_size_is_set_aside_without_all_its_bytes(str
 
 
 async def test_a_backlog_of_full_entries_is_routed(any_streams_url):
-    """A router that starts on a backlog of entries with 64 messages each must not put them all in one call:
+    """A router that starts on a backlog of full entries must not put them all in one call:
     Lua takes no more than some 8,000 values at once."""
     async with World(any_streams_url) as world:
         agent = world.agent()
-        count = 150 * PUBLISH_MESSAGES_PER_ENTRY_MAX
+        count = 300 * PUBLISH_MESSAGES_PER_ENTRY_MAX
         await world.send(*(message(agent) for _ in range(count)))
         site = await world.site()
         await until(

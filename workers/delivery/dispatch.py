@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import UNSET, Struct
 
-from broker.core.breaker import BreakerState
+from broker.core.breaker import CLOSED, BreakerState
 from broker.streams.clock import ServerClock
 from broker.telemetry import logs, metrics
 from broker.transport.client import Answer, Deadlines, Failure, PushClient, Target
@@ -110,7 +110,7 @@ class Dispatch:
             endpoint.queued
             or endpoint.in_flight >= endpoint.limit
             or self.in_flight >= self._quota
-            or endpoint.breaker.state is not BreakerState.CLOSED
+            or endpoint.breaker.state is not CLOSED
             or endpoint.pace is not None
             or self.stopping
         ):
@@ -184,7 +184,7 @@ class Dispatch:
         """Ask breaker and pace; where they refuse, the endpoint waits among the troubled."""
         breaker = endpoint.breaker
         # One probe at a time, and none beside requests from before the breaker opened.
-        if breaker.state is not BreakerState.CLOSED and (endpoint.in_flight or not breaker.may_send(now_ms)):
+        if breaker.state is not CLOSED and (endpoint.in_flight or not breaker.may_send(now_ms)):
             self._troubled.put(endpoint, breaker.retry_at_ms)
             return False
         pace = endpoint.pace
@@ -216,7 +216,7 @@ class Dispatch:
             self._bury(item, error, now_ms)
             return
         deadlines = self._rules.deadlines if item.options.timeout is None else self._deadlines_of(item)
-        if endpoint.breaker.state is not BreakerState.CLOSED:
+        if endpoint.breaker.state is not CLOSED:
             endpoint.breaker.sent(now_ms, within_ms=deadlines.total_ms)
         endpoint.in_flight += 1
         self.in_flight += 1
@@ -316,7 +316,7 @@ class Dispatch:
 
     def _note_recovery(self, endpoint: Endpoint, now_ms: int) -> None:
         # A late success of a request from before the breaker opened leaves it open; the next probe will tell.
-        if endpoint.breaker.state is BreakerState.CLOSED:
+        if endpoint.breaker.state is CLOSED:
             self.health.recovered(endpoint, now_ms)
 
     def _bury(self, item: Item, error: Exception, now_ms: int) -> None:

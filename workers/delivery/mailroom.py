@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from broker.core.breaker import Breaker, BreakerState
+from broker.core.breaker import CLOSED, Breaker
 from broker.streams.keys import Keys, mailbox_owner
 from schema.agent import Agent
 from schema.health import Failing
@@ -89,8 +89,7 @@ class Mailroom:
     @property
     def breakers_open(self) -> int:
         """Endpoints that get nothing, or a probe, at the moment."""
-        closed = BreakerState.CLOSED
-        return sum(endpoint.breaker.state is not closed for endpoint in self.endpoints.values())
+        return sum(endpoint.breaker.state is not CLOSED for endpoint in self.endpoints.values())
 
     def mailbox_at(self, key: str) -> Mailbox | None:
         """Return the mailbox of a key, opening the books for it; None for an agent nothing is pushed to."""
@@ -118,7 +117,7 @@ class Mailroom:
     def _share(self, mailbox: Mailbox) -> int:
         """Return how many items a mailbox may hold. The fuller memory is, the smaller the share, and it is
         never nothing: a backlog of slow endpoints must not lock out the fast ones."""
-        if mailbox.endpoint.breaker.state is not BreakerState.CLOSED:
+        if mailbox.endpoint.breaker.state is not CLOSED:
             return MAILBOX_QUEUED_MIN
         held = self.queued + self.coming
         if held < SHARD_QUEUED_MAX:

@@ -29,8 +29,9 @@ LINGER_S: Final = 0.010
 """Long enough that at 1,000 messages a second several share a call, short against the recorder's own."""
 CALLS_IN_FLIGHT_MAX: Final = 2
 
+_DELIVERED: Final = Status.DELIVERED
 _RUNG: Final = {
-    Status.DELIVERED: "delivered",
+    _DELIVERED: "delivered",
     Status.PROCESSED: "processed",
     Status.FAILED: "ended",
     Status.EXPIRED: "ended",
@@ -88,7 +89,7 @@ class Settler:
     def finish_written(self, item: Item, event: bytes) -> None:
         """Settle an item that was delivered; its event is written already."""
         self._finish(item)
-        self._note(event, item.id, Status.DELIVERED, item.waiter)
+        self._note(event, item.id, _DELIVERED, item.waiter)
 
     def set_aside(self, item: Item, detail: str, now_ms: int) -> None:
         """Take an entry that is no message out of its mailbox; the record keeps its bytes."""

@@ -1,5 +1,5 @@
 -- Up to $1 unfinished orders whose requester has left, or the agent they are directed to. Found from those
--- agents, which are few, keep their rows and have an index (migration 14): among all orders there is none for it.
+-- agents, which are few, keep their rows and have an index (migration 13): among all orders there is none for it.
 SELECT DISTINCT orphan.id
 FROM agents AS a
 CROSS JOIN LATERAL (
