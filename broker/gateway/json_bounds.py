@@ -33,7 +33,8 @@ _SUSPECT_ESCAPES: Final = (b"\\u0000", b"\\ud", b"\\uD")
 """What NUL, and either half of a pair, begins with."""
 _BIG_EXPONENT: Final = re.compile(rb"[\s:,\[]-?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{3}")
 """The same, where a number may begin."""
-_LONG_NUMBER: Final = b"0" * 300
+_LONG_NUMBER: Final = b"0" * 210
+"""As many digits, with an exponent of two, can be beyond a double as well (the largest has 309 by itself)."""
 _HUGE_NUMBER: Final = re.compile(rb"[eE][+-]?[0-9]{4}|[0-9.]{1000}")
 """Beyond a double in a way the decoder does not see: it rounds 1e-20000 to zero, `jsonb` refuses it."""
 

@@ -37,9 +37,10 @@ def test_ordinary_json_passes(value: object) -> None:
         rb'{"a": "\ud83d\ude00\ud83d\ude00"}',
         b'{"a": 1e308, "b": 1e-300, "c": "1e99999"}',
         b'{"a": "01a2016f-4b8f-758f-a3d1-12918915e999", "b": "at 1e999"}',
+        b'{"a":' + b"1" * 210 + b', "b":' + b"1" * 209 + b"e99}",
         '{"a": "é😀"}'.encode(),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_only_looks_bad_passes(raw: bytes) -> None:
     check_json(raw)
@@ -68,6 +69,8 @@ def test_what_only_looks_bad_passes(raw: bytes) -> None:
         (b'{"a": 1e-20000}', "out of range"),
         (b'{"a": ' + b"1" * 5_000 + b"}", "out of range"),
         (b'{"a": 0.' + b"1" * 5_000 + b"}", "out of range"),
+        (b'{"a":' + b"9" * 210 + b"e99}", "out of range"),
+        (b'{"a":-' + b"9" * 210 + b".5E+99}", "out of range"),
     ],
 )
 def test_what_nobody_can_store_is_refused(raw: bytes, says: str) -> None:
@@ -93,7 +96,6 @@ def test_what_is_plain_holds_nothing_that_is_refused_and_no_piece_of_it_does(
     begin = data.draw(st.integers(0, len(raw)))
     piece = raw[begin : data.draw(st.integers(begin, len(raw)))]
     if is_plain(raw):
-        assert is_plain(piece)
         assert not _refused(raw)
         assert not _refused(piece)
 
@@ -102,7 +104,9 @@ def _refused(raw: bytes) -> bool:
     """Tell whether one of the exact looks finds anything."""
     try:
         check_escapes(raw)
-        if json_bounds._BIG_EXPONENT.search(raw) or b"0" * 300 in raw.translate(json_bounds._SHAPE):
+        if json_bounds._BIG_EXPONENT.search(raw) or json_bounds._LONG_NUMBER in raw.translate(
+            json_bounds._SHAPE
+        ):
             json_bounds._check_numbers(raw)
     except Rejected:
         return True
