@@ -3,15 +3,16 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
 import uvicorn
 from line import Line
 
-from broker.client import Agent, AgentClient, Message, NoAnswer, Retry
+from broker.client import Agent, AgentClient, Message, NoAnswer, NotFound, Retry
 from broker.client.life import Transport
+from broker.client.values import SentMessage
 from broker.servers.running import Running
 from schema.errors import AgentMismatch, Conflict, Rejected, Unauthenticated
 
@@ -54,6 +55,19 @@ async def serving(*agents: Agent) -> AsyncIterator[None]:
             for agent in agents:
                 agent.stop()
                 await agent.__aexit__()
+
+
+async def on_record(client: AgentClient, message_id: str) -> SentMessage:
+    """Return a message once it is on record, which it is a moment after somebody hears it."""
+    shown: list[SentMessage] = []
+
+    async def look() -> bool:
+        with suppress(NotFound):
+            shown.append(await client.messages.show(message_id))
+        return bool(shown)
+
+    await until(look)
+    return shown[0]
 
 
 async def until(found: Callable[[], Awaitable[object]] | Callable[[], object]) -> None:
@@ -348,7 +362,7 @@ async def test_what_a_handler_sends_has_its_message_for_a_cause(running: Running
         await worker.send({}, to=f"last-{mark}", message_type="uncaused")
         await until(lambda: len(heard) == 2)
     async with AgentClient(running.api_url, running.api_key) as client:
-        caused, uncaused = [await client.messages.show(heard[one].id) for one in ("caused", "uncaused")]
+        caused, uncaused = [await on_record(client, heard[one].id) for one in ("caused", "uncaused")]
     assert (caused.hop, caused.root_id) == (1, sent)
     assert (uncaused.hop, uncaused.root_id) == (0, uncaused.id)
 
