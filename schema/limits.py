@@ -73,8 +73,10 @@ PRESENCE_CHANGES_PER_WORD_MAX: Final = 500
 PRESENCE_KEPT_MS: Final = 7 * 24 * 3600 * 1000
 """An agent silent for longer is dropped from presence in Redis; Postgres keeps when it was last heard of."""
 HEARTBEAT_STORED_EVERY_MS: Final = 60_000
-"""An agent that is heard of all the time is stored in Postgres this often: the record is behind by as much,
-and the seconds it takes to get there. Redis has the exact time."""
+"""An agent that is heard of all the time is stored in Postgres this often. Redis has the exact time."""
+HEARTBEAT_BEHIND_MS_MAX: Final = 2 * HEARTBEAT_STORED_EVERY_MS + 15_000
+"""How far the record may be behind: what is stored may be as old as the rest it waited out, and stands there
+for another; and the seconds a sign takes to get there."""
 PING_MESSAGE_CHARS_MAX: Final = 1_000
 CONTACT_SUBJECT_CHARS_MAX: Final = 200
 CONTACT_BODY_CHARS_MAX: Final = 20_000

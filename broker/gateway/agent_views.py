@@ -8,7 +8,7 @@ from broker.gateway.call import Principal
 from broker.gateway.services import Services
 from schema.agent import Agent, AgentView
 from schema.errors import Unavailable
-from schema.limits import HEARTBEAT_STORED_EVERY_MS
+from schema.limits import HEARTBEAT_BEHIND_MS_MAX
 from schema.times import from_ms
 
 
@@ -19,7 +19,7 @@ async def views_of(services: Services, principal: Principal, agents: Sequence[Ag
         heard = await services.presence.last([agent.id for agent in agents])
     except Unavailable:
         # The record is behind by up to this: nobody is taken for offline because of it.
-        heard, now_ms = {}, now_ms - HEARTBEAT_STORED_EVERY_MS
+        heard, now_ms = {}, now_ms - HEARTBEAT_BEHIND_MS_MAX
     return [
         view_of(agent, principal, heard_ms=heard.get(agent.id, 0), online_ms=online_ms, now_ms=now_ms)
         for agent in agents

@@ -26,8 +26,6 @@ from schema.http import HeartbeatReply
 from schema.ids import is_id, new_id
 from schema.times import from_ms
 
-STORED_LATE_MS: Final = limits.HEARTBEAT_STORED_EVERY_MS + 15_000
-"""How far heartbeats in Postgres may be behind: a list asks it for a little more, then looks closely."""
 _STATUSES: Final = tuple(status.value for status in AgentStatus)
 
 
@@ -92,7 +90,9 @@ async def list_(call: Call[None, ListAgents]) -> Reply:
     """List agents, those that match all that is asked for. A page may hold fewer than `limit`; there is a
     next one as long as `X-Next-Cursor` (and `Link`) say so."""
     services, query = call.services, call.query
-    heard_since_ms = services.now_ms() - services.settings.presence_online_ms - STORED_LATE_MS
+    # Postgres is behind: it is asked for a little more, then looked at closely.
+    known_ms = services.settings.presence_online_ms + limits.HEARTBEAT_BEHIND_MS_MAX
+    heard_since_ms = services.now_ms() - known_ms
     page = await stored_agents.list_page(
         services.pool,
         AgentFilter(

@@ -15,6 +15,7 @@ from broker.store import presence as stored_presence
 from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY, Keys
 from broker.telemetry import metrics
+from schema import limits
 from schema.errors import StreamsUnavailable
 from schema.ids import new_id, shard_of
 from schema.presence import PresenceUpdate
@@ -336,9 +337,13 @@ async def test_without_redis_heartbeats_are_503_and_presence_is_what_postgres_kn
         agent = await stored_agents.get(gateway.services.pool, "cut off")
         assert agent is not None
         assert agent.status_message is None
-        await stored_agents.save_heartbeats(gateway.services.pool, {agent.id: gateway.services.now_ms()})
+        # As far behind as the record may be: for all that is known the agent was heard of just now.
+        behind_ms = gateway.services.now_ms() - limits.HEARTBEAT_BEHIND_MS_MAX
+        await stored_agents.save_heartbeats(gateway.services.pool, {agent.id: behind_ms})
         shown = await presence(http, "cut off")
         assert (shown["state"], shown["last_heartbeat_at"] is not None) == ("online", True)
+        [listed] = (await http.get("/api/agents?online=true")).json()
+        assert listed["is_online"] is True
 
 
 async def test_without_postgres_heartbeats_of_ids_go_on(streams_url: str) -> None:

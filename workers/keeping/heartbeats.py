@@ -2,8 +2,8 @@
 
 Redis has the exact time and is asked first wherever that matters; the record is for those who read it while
 Redis is away. An agent that was not stored lately is stored at once. One that was rests for a minute, and is
-stored again then, if it was heard of meanwhile: so the record is never further behind, and the last sign of
-an agent that leaves gets into it as well.
+stored again then, if it was heard of meanwhile: so the last sign of an agent that leaves gets into the record
+as well. What is stored after a rest may be as old as that, so the record is behind by up to two of them.
 
 At most two numbers per agent, whatever happens, so Postgres may be away for as long as it likes. Nothing
 hangs on this memory: who takes the shard over reads all of presence from Redis again, and storing a heartbeat

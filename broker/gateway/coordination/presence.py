@@ -118,7 +118,7 @@ async def seen(services: Services, agent: Agent) -> Seen:
         now_ms = await services.presence.now_ms()
     except Unavailable:
         # The record is behind by up to this: nobody is taken for away because of it.
-        heard_ms, now_ms = 0, services.now_ms() - limits.HEARTBEAT_STORED_EVERY_MS
+        heard_ms, now_ms = 0, services.now_ms() - limits.HEARTBEAT_BEHIND_MS_MAX
     heartbeat_ms, settings = max(heard_ms, agent.heartbeat_ms), services.settings
     state = presence_state(
         heartbeat_ms,

@@ -15,7 +15,7 @@ from broker.streams.keys import Keys
 from broker.telemetry import logs, metrics
 from schema.errors import StoreUnavailable
 from schema.ids import new_id
-from schema.limits import HEARTBEAT_STORED_EVERY_MS, PRESENCE_KEPT_MS
+from schema.limits import HEARTBEAT_BEHIND_MS_MAX, HEARTBEAT_STORED_EVERY_MS, PRESENCE_KEPT_MS
 from workers.keeping import heartbeats as heartbeats_module
 from workers.keeping import signs
 from workers.keeping import silence as silence_module
@@ -152,6 +152,25 @@ async def test_an_agent_that_is_heard_of_all_the_time_is_stored_once_a_minute_by
     await rig.look(after_ms=step_ms)
     await rig.heartbeats.save()
     assert await stored(pool, once) == [NOW_MS + 30 * step_ms]
+
+
+@pytest.mark.parametrize("every_s", [32, 44, 118])
+async def test_the_record_is_behind_by_no_more_than_is_allowed_for(
+    rig: Rig, pool: Pool, every_s: int
+) -> None:
+    [agent] = agent_ids(1)
+    await add_agents(pool, [agent])
+    last_ms, behind_ms = NOW_MS, 0
+    for second in range(0, 400, 2):
+        rig.now_ms = NOW_MS + 1_000 * second
+        if rig.now_ms >= last_ms + 1_000 * every_s or not second:
+            last_ms = rig.now_ms
+            rig.heartbeats.add({agent: last_ms})
+        await rig.heartbeats.save()
+        [stored_ms] = await stored(pool, agent)
+        behind_ms = max(behind_ms, last_ms - stored_ms)
+    assert behind_ms < HEARTBEAT_BEHIND_MS_MAX
+    assert (behind_ms > HEARTBEAT_STORED_EVERY_MS) is (every_s < 60)
 
 
 async def test_a_sign_that_comes_while_an_earlier_one_is_stored_is_not_lost(
