@@ -29,7 +29,7 @@ async def test_after_a_410_nothing_is_pushed_and_the_whole_queue_ends_with_that_
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=2)
         receiver.script = lambda got: 500 if len(receiver.got) <= 2 else 410
-        await world.site()
+        site = await world.site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(500)))
         await receiver.until(lambda it: it.under_way == 2)
@@ -37,13 +37,15 @@ async def test_after_a_410_nothing_is_pushed_and_the_whole_queue_ends_with_that_
         await world.until_ended(ids)
         assert all(world.ends()[one] == GONE for one in ids)
         # Two failed and waited for their retry, two (at most) were under way when the first 410 came.
-        assert len(receiver.got) <= 4
+        # An owner after a failure (a machine that stands still ends leases) has to find out by itself.
+        assert len(receiver.got) <= 4 * (1 + len(site.failures)), site.failures
         late = await world.send(message(agent))
         await world.until_ended(late)
         assert world.ends()[late[0]] == GONE
         await world.until_clean()
-        [verdict] = verdicts_of(world)
-        assert (verdict.agent_id, verdict.finding) == (agent.id, Finding.GONE)
+        verdicts = verdicts_of(world)
+        assert {(one.agent_id, one.finding) for one in verdicts} == {(agent.id, Finding.GONE)}
+        assert len(verdicts) <= 1 + len(site.failures), site.failures
 
 
 async def test_one_that_is_disabled_gets_nothing_and_once_enabled_everything_again(streams_url):
