@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 import redis
 from cluster import client_of, close
+from redis_proxy import proxied
 from worker_rig import World, message, until
 
 from broker.core.breaker import Breaker
@@ -90,6 +91,21 @@ async def test_a_pile_is_settled_in_bounded_calls(any_streams_url, raw, what):
     assert (sum(sizes), max(sizes)) == (count, SETTLE_BATCH_MAX)
     assert raw.xlen(pile[0].mailbox.key) == (0 if what == "finish" else count)
     assert raw.zcard(KEYS.due) == (0 if what == "finish" else count)
+
+
+async def test_full_batches_do_not_wait_for_the_answers_to_others(any_streams_url, raw):
+    """Or what was delivered is settled ever later than it was delivered, while a backlog drains."""
+    async with proxied(any_streams_url) as proxy, desk(proxy.url) as at:
+        done = items(raw, 6 * SETTLE_BATCH_MAX)
+        at.settler.finish(done[0], finished(done[0], Status.FAILED, Reason.GONE, now_ms=1))
+        await until(lambda: at.settled == done[:1])
+        proxy.hold_replies()
+        for item in done[1:]:
+            at.settler.finish(item, finished(item, Status.FAILED, Reason.GONE, now_ms=1))
+        await until(lambda: proxy.asked.count(b"EVALSHA") == 6)
+        assert at.settled == done[:1]
+        proxy.let_go()
+        await until(lambda: at.settled == done)
 
 
 async def test_a_few_results_share_a_call_after_a_moment(any_streams_url, raw):
