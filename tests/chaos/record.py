@@ -68,6 +68,8 @@ async def left_in_redis(redis_url: str, shown: dict[str, str] | None = None) -> 
                 continue
             some: object = ""
             match await client.type(name):
+                case b"none":  # A mailbox that was vacated since the scan met it.
+                    continue
                 case b"stream":
                     size, some = await client.xlen(name), await client.xrange(name, count=SHOWN_MAX)
                 case b"zset":
