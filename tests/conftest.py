@@ -9,6 +9,7 @@ import faulthandler
 import functools
 import glob
 import inspect
+import io
 import os
 import shutil
 import signal
@@ -16,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -109,9 +112,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         watch.cancel()
 
 
+_LOOPS: Final[deque[asyncio.AbstractEventLoop]] = deque(maxlen=1)
+"""The loop of the last coroutine that was tested."""
+
+
 def _bounded(test: Callable[..., Coroutine[object, object, None]], seconds: float) -> Callable[..., object]:
     @functools.wraps(test)
     async def bounded(*args: object, **kwargs: object) -> None:
+        _LOOPS.append(asyncio.get_running_loop())
         async with asyncio.timeout(seconds):
             await test(*args, **kwargs)
 
@@ -121,6 +129,11 @@ def _bounded(test: Callable[..., Coroutine[object, object, None]], seconds: floa
 def _end_a_hang(test: str, stderr: int) -> None:
     os.write(stderr, f"\n{test} hangs, and does not end by its timeout:\n".encode())
     faulthandler.dump_traceback(stderr)
+    # A thread that runs a loop shows none of what waits in it.
+    for task in asyncio.all_tasks(_LOOPS[-1]) if _LOOPS else ():
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        os.write(stderr, stack.getvalue().encode())
     os._exit(1)
 
 
