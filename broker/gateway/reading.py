@@ -87,12 +87,7 @@ class BodyReader(Generic[T]):
 
     def checked(self, request: T) -> T:
         """Return a request of well-formed JSON, checked. Raises: Rejected with all faults."""
-        if self._check is None:
-            return request
-        faults = Faults()
-        self._check(request, faults)
-        faults.raise_if_any()
-        return request
+        return request if self._check is None else self._checked(request, Faults())
 
     def _checked(self, request: T, faults: Faults) -> T:
         if self._check is not None:
