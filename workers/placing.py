@@ -162,14 +162,14 @@ class Placer:
 
     def _complete(self, envelope: Envelope, entry: IngressEntry) -> None:
         """Fill in what publishers may leave out, and correct a clock that cannot be right."""
-        if entry.at_ms // 1000 != self._believed_second:
+        if not entry.passed and entry.at_ms // 1000 != self._believed_second:
             self._believe(entry.at_ms)
         created = envelope.created_at
         if created is not None and created.tzinfo is None:
             created = created.replace(tzinfo=UTC)
         if created is None or not (
-            self._earliest <= created <= self._latest
-            or entry.passed
+            entry.passed
+            or self._earliest <= created <= self._latest
             or _is_replayed(envelope, created, entry)
         ):
             envelope.created_at = from_ms(entry.at_ms)

@@ -1,6 +1,7 @@
 """Whatever publishers write: what is no message is set aside with bytes and reason, the rest goes on."""
 
 from base64 import b64decode
+from datetime import UTC, datetime
 
 import pytest
 from worker_rig import World, message, until
@@ -204,3 +205,16 @@ async def test_every_lane_goes_on_beside_a_flood_of_nonsense(streams_url):
         await world.until_ended(ids)
         await until(lambda: len([1 for one in world.events() if one.kind is EventKind.QUARANTINED]) == 1_500)
         await world.until_clean()
+
+
+async def test_what_was_scheduled_goes_on_whatever_time_its_entry_tells(streams_url):
+    """A native publisher may have written an entry with an id beyond the years there are; those after it get
+    such ids, too. How old a message may be was judged when it came first."""
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        one = message(world.agent(receiver))
+        one.created_at = datetime.now(UTC)
+        world.raw.xadd(world.keys[0].ingress[Lane.LOW], {"m": encode(one), "p": "1"}, id=f"{10**15}-0")
+        await world.site()
+        await world.until_ended([one.id])
+        assert receiver.times == {one.id: 1}
