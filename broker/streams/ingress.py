@@ -228,20 +228,20 @@ class _LaneQueue:
 
     async def _send_until_answered(self, answers: _Answers, command: list[str | bytes], tried: int) -> None:
         error: BrokerError | None = None
-        with owed(answers):
-            for attempt in range(tried, TRIES):
-                if attempt:
-                    await asyncio.sleep(BACKOFF_S * 3 ** (attempt - 1))
-                try:
-                    await (await self._link.get()).send(*command)
-                except BrokerError as failure:
-                    error = failure
-                    if not isinstance(error, StreamsUnavailable):
+        try:
+            with owed(answers):
+                for attempt in range(tried, TRIES):
+                    if attempt:
+                        await asyncio.sleep(BACKOFF_S * 3 ** (attempt - 1))
+                    try:
+                        await (await self._link.get()).send(*command)
+                    except StreamsUnavailable as failure:
+                        error = failure
+                    else:
+                        error = None
                         break
-                else:
-                    error = None
-                    break
-        self._conclude(answers, error)
+        finally:
+            self._conclude(answers, error)
 
     def _conclude(self, answers: _Answers, error: Exception | None) -> None:
         self._in_flight -= 1
