@@ -10,7 +10,7 @@ from schema import limits
 from schema.errors import Rejected
 from schema.ids import parse_id
 from schema.ledger import Event, Receipt
-from schema.message import ContentRequirements, DeliveryOptions, Envelope
+from schema.message import EMPTY_OBJECT, ContentRequirements, DeliveryOptions, Envelope
 
 encoder = msgspec.json.Encoder(decimal_format="number")
 encode = encoder.encode
@@ -23,7 +23,6 @@ _receipts = msgspec.json.Decoder(list[Receipt])
 
 _OBJECT = ord("{")
 _BACKSLASH = ord("\\")
-_NOTHING = msgspec.Raw(b"{}")
 
 decode_stored_envelope = _envelope.decode
 """Decode an envelope the broker itself wrote; no checks."""
@@ -92,7 +91,7 @@ def _check_rest(envelope: Envelope) -> None:
     if memoryview(envelope.content)[0] != _OBJECT:
         raise Rejected("content must be an object", field="content")
     metadata = envelope.metadata
-    if metadata != _NOTHING and memoryview(metadata)[0] != _OBJECT:
+    if metadata != EMPTY_OBJECT and memoryview(metadata)[0] != _OBJECT:
         raise Rejected("metadata must be an object", field="metadata")
 
 

@@ -23,6 +23,9 @@ from schema.limits import (
 )
 from schema.quick import quick
 
+EMPTY_OBJECT: Final = Raw(b"{}")
+"""What `content` and `metadata` are where nobody said anything."""
+
 
 @quick
 class Lane(Enum):
@@ -108,8 +111,8 @@ class Envelope(Struct, kw_only=True, gc=False):
     conversation_id: Annotated[str, Meta(max_length=CONVERSATION_ID_CHARS_MAX)] | None = None
     message_type: Annotated[str, Meta(min_length=1, max_length=MESSAGE_TYPE_CHARS_MAX)] = "message"
     priority: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = PRIORITY_DEFAULT
-    content: Raw = field(default_factory=lambda: Raw(b"{}"))
-    metadata: Raw = field(default_factory=lambda: Raw(b"{}"))
+    content: Raw = field(default_factory=lambda: EMPTY_OBJECT)
+    metadata: Raw = field(default_factory=lambda: EMPTY_OBJECT)
     status: str = "pending"
     expires_at: datetime | None = None
     created_at: datetime | None = None
@@ -148,8 +151,8 @@ class SendRequest(Struct, kw_only=True, forbid_unknown_fields=False):
     conversation_id: str | None = None
     message_type: str = "message"
     priority: int = PRIORITY_DEFAULT
-    content: Raw = field(default_factory=lambda: Raw(b"{}"))
-    metadata: Raw = field(default_factory=lambda: Raw(b"{}"))
+    content: Raw = field(default_factory=lambda: EMPTY_OBJECT)
+    metadata: Raw = field(default_factory=lambda: EMPTY_OBJECT)
     requirements: list[str] | None = None
     expires_at: datetime | None = None
     deliver_at: datetime | None = None

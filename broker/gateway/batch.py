@@ -24,7 +24,7 @@ from broker.telemetry import metrics
 from schema import limits
 from schema.errors import BrokerError, Malformed, Rejected, TooLarge
 from schema.http import BatchReply, BatchResult
-from schema.message import Envelope, SendRequest
+from schema.message import EMPTY_OBJECT, Envelope, SendRequest
 from schema.times import from_ms
 
 PUBLISHED: Final = metrics.PUBLISHED.child(door="batch")
@@ -56,7 +56,6 @@ class _Bounded(SendRequest, forbid_unknown_fields=True):
     """A message with nothing in it beside the fields that are looked at."""
 
 
-_NOTHING: Final = msgspec.Raw(b"{}")
 _reader: Final = BodyReader(SendRequest, check_message)
 _together: Final = msgspec.json.Decoder(list[_Bounded])
 _array: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -115,7 +114,7 @@ def _read_together(body: bytes) -> Sequence[SendRequest] | None:
     for request in requests:
         if not _is_small(bytes(request.content)):
             return None
-        if request.metadata != _NOTHING and not _is_small(bytes(request.metadata)):
+        if request.metadata != EMPTY_OBJECT and not _is_small(bytes(request.metadata)):
             return None
     return requests
 

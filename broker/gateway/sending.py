@@ -13,14 +13,13 @@ from broker.gateway.reading import Faults
 from broker.gateway.registration import check_label, check_required
 from schema import limits
 from schema.ids import is_id
-from schema.message import ContentRequirements, DeliveryOptions, Envelope, SendRequest
+from schema.message import EMPTY_OBJECT, ContentRequirements, DeliveryOptions, Envelope, SendRequest
 from schema.times import as_utc
 
 _requirements = msgspec.json.Decoder(ContentRequirements)
 _options = msgspec.json.Decoder(DeliveryOptions)
 _AHEAD: Final = timedelta(milliseconds=limits.SCHEDULE_AHEAD_MS_MAX)
 _OBJECT: Final = ord("{")
-_NOTHING: Final = msgspec.Raw(b"{}")
 _NULL: Final = msgspec.Raw(b"null")
 _GOVERNING: Final = (b'"retry_policy"', b'"max_retries"', b'"timeout"')
 
@@ -53,9 +52,9 @@ def check_message(request: SendRequest, faults: Faults) -> None:
         faults.add("conversation_id", "must be printable text")
     if memoryview(request.content)[0] != _OBJECT:
         faults.add("content", "must be a JSON object")
-    has_metadata = request.metadata != _NOTHING
+    has_metadata = request.metadata != EMPTY_OBJECT
     if has_metadata and request.metadata == _NULL:
-        request.metadata, has_metadata = _NOTHING, False
+        request.metadata, has_metadata = EMPTY_OBJECT, False
     if has_metadata and memoryview(request.metadata)[0] != _OBJECT:
         faults.add("metadata", "must be a JSON object")
     if request.to_agent_id is None or request.requirements is not None:
