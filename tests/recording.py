@@ -47,7 +47,9 @@ class Recorder:
 
     async def _run_shard(self, keys: Keys) -> None:
         cursors = {keys.ingress[lane]: "0-0" for lane in LANES}
-        while True:
+        task = asyncio.current_task()
+        # redis-py loses a cancellation that comes as a reply does, and a task group cancels once only.
+        while task is not None and not task.cancelling():
             for stream, entries in await self._redis.xread(cursors, block=200) or ():
                 cursors[stream.decode()] = entries[-1][0].decode()
                 # redis-py folds repeated fields into one, so entries are read again as they are.
@@ -102,9 +104,6 @@ async def recording(redis_url: str, pool: Pool, *, shards: int = 2) -> AsyncIter
         try:
             yield recorder
         finally:
-            # One cancellation may not do: redis-py loses one that comes at the very moment a reply does.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait((task,), timeout=0.2)
+            task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

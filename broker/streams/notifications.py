@@ -89,10 +89,8 @@ class Notices:
 
         Of a cluster any node will do, because each hears what is said at every other.
         """
-        task = asyncio.current_task()
         tries = 0
-        # redis-py may swallow a cancellation that meets it connecting; it is still counted on the task.
-        while task is not None and not task.cancelling():
+        while not _is_cancelled():
             urls = node_urls(self._url)
             # RuntimeError: uvloop's word for a socket that broke as soon as it was connected.
             with suppress(RedisError, OSError, RuntimeError):
@@ -109,7 +107,7 @@ class Notices:
     async def _hear(self, pubsub: PubSub) -> None:
         asked: set[str] = set()
         heard: set[str] = set()
-        while True:
+        while not _is_cancelled():
             if new := self._handlers.keys() - asked:
                 await pubsub.subscribe(*new)
                 asked |= new
@@ -133,6 +131,16 @@ class Notices:
                 handler(data)
             except Exception as error:  # The top of a loop: anybody with access to Redis may say anything.
                 logs.error("notices.handler_failed", channel=channel, error=error)
+
+
+def _is_cancelled() -> bool:
+    """Return whether this task was told to end.
+
+    redis-py may swallow a cancellation that comes as a connection or a reply does, and a task group cancels
+    once only; but the task has it counted.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def hear_receipts(notices: Notices, *, gateway_id: str, on_receipts: OnReceipts) -> None:
