@@ -27,7 +27,6 @@ from workers.delivery.survival import Survival
 from workers.gate import Inspector, Owners
 from workers.guard import Guard, GuardRules
 from workers.live_directory import LiveDirectory
-from workers.relief import give_back, trim
 from workers.router import RouterRules
 from workers.runtime import Process, freeze, run_role
 from workers.shard import House, Shard
@@ -131,7 +130,6 @@ async def _until_stopped(process: Process, house: House, link: Link, trades: Seq
         background = [group.create_task(shard.run()) for shard in shards]
         background.append(group.create_task(house.directory.run()))
         background.append(group.create_task(house.survival.run()))
-        background.append(group.create_task(give_back(partial(_held, shards), trim=trim)))
         if "route" in trades:
             background.append(group.create_task(guard.run()))
         holding = [group.create_task(tenancy.run(process.stopping)) for tenancy in tenancies.values()]
