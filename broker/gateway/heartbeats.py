@@ -11,15 +11,14 @@ from schema.errors import Unavailable
 async def beat(services: Services, agent_id: str) -> int:
     """Note that the agent is there; return when that was, in ms.
 
-    The first heartbeat after a silence is written through to Postgres, so that lists of who is online show
-    the agent at once; the keeper writes the others, many at a time.
+    The first heartbeat after a silence is written through to Postgres (`broker.gateway.comebacks`).
 
     Raises: StreamsUnavailable, StreamsFull.
     """
     noted = await services.beats.beat(agent_id)
+    services.signs_of_life.forget(agent_id)  # heard as a call as well: noting it again would be half the cost
     if noted.at_ms - noted.before_ms > services.settings.presence_online_ms:
-        with suppress(Unavailable):
-            await stored_agents.save_heartbeats(services.pool, {agent_id: noted.at_ms})
+        await services.comebacks.note(agent_id, at_ms=noted.at_ms)
     return noted.at_ms
 
 

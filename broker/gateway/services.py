@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
+from broker.gateway.comebacks import Comebacks
 from broker.gateway.coordination.arrivals import Arrivals
 from broker.gateway.coordination.contact_book import ContactBook
 from broker.gateway.coordination.sender_names import SenderNames
@@ -77,6 +78,7 @@ class Services:
         )
         self.presence = Presence(self.link, shards=settings.shards)
         self.beats = Beats(self.presence, shards=settings.shards)
+        self.comebacks = Comebacks(pool)
         self.allowances = Allowances(self.link, shards=settings.shards)
         self.mailboxes = Mailboxes(self.link, shards=settings.shards)
         self.registry = Registry(self.link)

@@ -29,6 +29,10 @@ class SignsOfLife:
         if len(self._heard) < AGENTS_HEARD_MAX:
             self._heard.add(agent_id)
 
+    def forget(self, agent_id: str) -> None:
+        """Leave the agent out: it was noted just now by itself."""
+        self._heard.discard(agent_id)
+
     async def run(self) -> None:
         """Write down what was heard, round by round, until cancelled."""
         while True:
