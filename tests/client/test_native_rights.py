@@ -2,7 +2,7 @@
 
 import pytest
 import redis
-from cluster import client_of, close
+from cluster import client_of, close, servers_of
 from publisher_rights import rights, url_of
 
 from broker.client.streams import StreamPublisher, message
@@ -15,7 +15,9 @@ async def test_a_native_publisher_gets_by_with_the_documented_rights_and_can_do_
 ) -> None:
     raw = client_of(streams_url)
     raw.hset(DEPLOYMENT, "shards", 2)
-    raw.execute_command("ACL", "SETUSER", "publisher", *rights())
+    # A user is known to the server that was told.
+    for server in servers_of(raw):
+        server.execute_command("ACL", "SETUSER", "publisher", *rights())
     url = url_of(streams_url)
     try:
         async with await StreamPublisher.open(url) as publisher:
@@ -46,5 +48,6 @@ async def test_a_native_publisher_gets_by_with_the_documented_rights_and_can_do_
                     stranger.execute_command(*command)
             stranger.connection_pool.disconnect()
     finally:
-        raw.execute_command("ACL", "DELUSER", "publisher")
+        for server in servers_of(raw):
+            server.execute_command("ACL", "DELUSER", "publisher")
         close(raw)
