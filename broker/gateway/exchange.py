@@ -8,26 +8,39 @@ It knows how replies are written, and nothing of what is in them.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from broker.gateway import errors
+from broker.gateway.call import Reply
 from broker.gateway.operation import Operation
 from broker.telemetry import logs, metrics
+from schema.codec import encode
 from schema.errors import BrokerError
 
 
 class Counted:
-    """Counts the requests of one operation as the framework's responder does."""
+    """Answers and counts the requests of one operation as the framework's responder does."""
 
     def __init__(self, operation: Operation) -> None:
         self._counts = {
             n: metrics.HTTP_REQUESTS.child(operation=operation.name, status=f"{n}xx") for n in range(1, 6)
         }
         self._seconds = metrics.HTTP_SECONDS.child(operation=operation.name)
+        self._path = operation.path
+
+    async def serve(self, exchange: "Exchange", handle: Callable[[], Awaitable[Reply]]) -> None:
+        """Answer with what comes of the handler, whatever that is."""
+        try:
+            reply = await handle()
+        except Exception as error:  # the top of the request
+            self.count(exchange, exchange.fail(error, path=self._path))
+            return
+        exchange.answer(reply.status, reply.body if isinstance(reply.body, bytes) else encode(reply.body))
+        self.count(exchange, reply.status)
 
     def count(self, exchange: "Exchange", status: int) -> None:
         self._counts[status // 100].inc()

@@ -5,19 +5,16 @@ up here as well, by what the framework's way does it with, and whatever is wrong
 Requests with unusual headers go on to the framework untouched (`broker.gateway.exchange`).
 """
 
+from functools import partial
 from typing import Final
 
-from broker.gateway.call import Call, Scope
+from broker.gateway.call import Call, Principal, Reply, Scope
 from broker.gateway.coordination import presence
 from broker.gateway.entering import admitted
 from broker.gateway.exchange import Counted, Exchange
-from broker.gateway.heartbeats import beat
 from broker.gateway.operation import Operation
-from broker.gateway.quick_send import is_plain, known_caller
+from broker.gateway.quick_send import is_usual, known_caller
 from broker.gateway.services import Services
-from schema.codec import encode
-from schema.presence import SignOfLife
-from schema.times import from_ms
 
 PATH: Final = "/api/v1/messaging/heartbeat"
 
@@ -32,32 +29,21 @@ class QuickBeat:
     def take(self, exchange: Exchange) -> bool:
         """Note it, and answer when it is noted."""
         principal = known_caller(self._services, exchange, Scope.HEARTBEAT)
-        if principal is not None and principal.agent_id is not None:
-            exchange.run(self._answer(exchange, principal.agent_id))
+        if principal is not None:
+            exchange.run(self._counted.serve(exchange, partial(self._beat, principal)))
             return True
         authorization = exchange.headers.get(b"authorization")
-        if authorization is None or not is_plain(exchange):
+        if authorization is None or not is_usual(exchange):
             return False
-        exchange.run(self._answer_stranger(exchange, authorization.decode("latin-1")))
+        exchange.run(self._counted.serve(exchange, partial(self._beat_of_stranger, authorization)))
         return True
 
-    async def _answer(self, exchange: Exchange, agent_id: str) -> None:
-        try:
-            at_ms = await beat(self._services, agent_id)
-        except Exception as error:  # the top of the request
-            self._counted.count(exchange, exchange.fail(error, path=PATH))
-            return
-        reply = SignOfLife(agent_id=agent_id, heartbeat_at=from_ms(at_ms), is_online=True)
-        exchange.answer(200, encode(reply))
-        self._counted.count(exchange, 200)
+    async def _beat_of_stranger(self, authorization: bytes) -> Reply:
+        return await self._beat(
+            await admitted(self._services, authorization.decode("latin-1"), Scope.HEARTBEAT)
+        )
 
-    async def _answer_stranger(self, exchange: Exchange, authorization: str) -> None:
-        try:
-            principal = await admitted(self._services, authorization, Scope.HEARTBEAT)
-            call = Call(self._services, principal, {}, query=presence.CallerQuery(), body=None)
-            reply = await presence.heartbeat(call)
-        except Exception as error:  # the top of the request
-            self._counted.count(exchange, exchange.fail(error, path=PATH))
-            return
-        exchange.answer(reply.status, encode(reply.body))
-        self._counted.count(exchange, reply.status)
+    async def _beat(self, principal: Principal) -> Reply:
+        return await presence.heartbeat(
+            Call(self._services, principal, {}, query=presence.CallerQuery(), body=None)
+        )

@@ -122,7 +122,7 @@ class QuickSend:
 def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Principal | None:
     """Return who calls, if that is known and they may do this, and the headers ask for nothing else."""
     authorization = exchange.headers.get(b"authorization")
-    if authorization is None or not is_plain(exchange):
+    if authorization is None or not is_usual(exchange):
         return None
     now_ms = services.now_ms()
     principal = services.keyring.remembered(authorization, now_ms=now_ms)
@@ -136,7 +136,7 @@ def known_caller(services: Services, exchange: Exchange, scope: Scope) -> Princi
     return principal
 
 
-def is_plain(exchange: Exchange) -> bool:
+def is_usual(exchange: Exchange) -> bool:
     """Tell whether the headers ask for nothing that only the ordinary way knows."""
     headers = exchange.headers
     return headers.get(b"content-type") in _JSON and headers.keys().isdisjoint(_UNUSUAL)

@@ -1,6 +1,7 @@
 """Presence over HTTP: heartbeats, what agents say about themselves, who is there."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from broker.gateway.quick_beat import QuickBeat
 from broker.gateway.serve import Running
 from broker.store import agents as stored_agents
 from broker.store import presence as stored_presence
+from broker.store.pool import Pool
 from broker.streams.connection import open_connection
 from broker.streams.keys import REGISTRY, Keys
 from broker.telemetry import metrics
@@ -151,6 +153,46 @@ async def test_an_agents_own_heartbeat_is_the_same_with_and_without_the_framewor
 
 async def away(_: str) -> Any:
     raise StreamsUnavailable("away")
+
+
+async def test_agents_that_come_back_together_share_a_few_statements_and_show_at_once(
+    gateway: Running, http: httpx.AsyncClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents, statements = [await register(f"back-{number}") for number in range(40)], []
+    save = stored_agents.save_heartbeats
+
+    async def noted(pool: Pool, heard_ms: Mapping[str, int]) -> None:
+        statements.append(len(heard_ms))
+        await save(pool, heard_ms)
+
+    monkeypatch.setattr(stored_agents, "save_heartbeats", noted)
+    async with calling(gateway, None) as own:
+
+        async def beat(agent: Any) -> int:
+            key = {"Authorization": f"Bearer {agent['api_key']}"}
+            return (await own.post(f"{API}/heartbeat", headers=key)).status_code
+
+        assert set(await asyncio.gather(*map(beat, agents))) == {200}
+    assert sum(statements) == len(agents)
+    assert len(statements) <= len(agents) / 2, "a transaction each is dearer than all the rest"
+    online = (await http.get("/api/agents", params={"online": "true", "limit": 100})).json()
+    assert {agent["id"] for agent in online} == {agent["id"] for agent in agents}
+
+
+@pytest.mark.parametrize("query", ["", "?agent_id=once"], ids=["short way", "framework"])
+async def test_a_heartbeat_is_noted_once_and_not_again_as_a_call(
+    gateway: Running, register: Register, query: str
+) -> None:
+    agent, services = await register("once"), gateway.services
+    async with calling(gateway, agent["api_key"]) as own:
+        assert (await own.post(f"{API}/heartbeat{query}")).status_code == 200
+        await heard_ago(gateway, agent["id"], 1_000)
+        moved = await services.presence.last([agent["id"]])
+        await services.signs_of_life.write_down()
+        assert await services.presence.last([agent["id"]]) == moved
+        assert (await own.get("/api/agents/once")).status_code == 200
+        await services.signs_of_life.write_down()
+        assert (await services.presence.last([agent["id"]]))[agent["id"]] > moved[agent["id"]]
 
 
 async def test_a_list_of_agents_that_are_there_has_bounds_and_holds_ids(http: httpx.AsyncClient) -> None:
