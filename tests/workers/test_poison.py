@@ -5,6 +5,7 @@ import asyncio
 import time
 
 import pytest
+from cluster import keys_of, servers_of
 from receiver import Got
 from worker_rig import PATIENT, Site, World, message, until
 
@@ -54,7 +55,9 @@ async def test_what_kills_its_worker_is_buried_and_what_was_beside_it_is_deliver
         others = [message(agent) for _ in range(15) for agent in agents]
         router = await world.site("route")
         ids = await world.send(*others[:30], *poison, *others[30:])
-        await until(lambda: sum(world.raw.xlen(key) for key in world.raw.keys("ab:*:inbox:*")) == len(ids))
+        await until(
+            lambda: sum(world.raw.xlen(key) for key in keys_of(world.raw, "ab:*:inbox:*")) == len(ids)
+        )
         await router.stop()
         killers = {one.id for one in poison}
         deaths = await serve_until_ended(world, receiver, killers, ids)
@@ -164,7 +167,8 @@ async def test_stops_in_good_order_and_lost_connections_are_no_deaths(streams_ur
         for _ in range(SUSPICIOUS_DEATHS + 1):
             await site.until_ready()
             delivery = site.shards[0].delivery
-            world.raw.client_kill_filter(_type="normal", skipme=True)
+            for server in servers_of(world.raw):
+                server.client_kill_filter(_type="normal", skipme=True)
             await until(lambda delivery=delivery: site.shards[0].delivery not in (delivery, None))
         await world.until_ended(await world.send(message(agent)))
         assert world.raw.exists(world.keys[0].deaths, world.keys[0].trials) == 0

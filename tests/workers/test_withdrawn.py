@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cluster import keys_of
 from worker_rig import World, message, until
 
 from broker.core.parking import Signature
@@ -55,7 +56,7 @@ async def test_what_waits_outside_mailboxes_is_taken_back_whatever_lane_it_came_
         assert await mailboxes.withdraw(parked.id, needs=needs, entry=entry)
         await link.close()
         assert world.raw.zcard(world.keys[0].later) == world.raw.hlen(world.keys[0].later_messages) == 0
-        assert not any(world.raw.xlen(key) for key in world.raw.keys("ab:{0}:parked:*"))
+        assert not any(world.raw.xlen(key) for key in keys_of(world.raw, "ab:{0}:parked:*"))
 
 
 async def test_what_was_taken_back_on_its_way_to_another_agents_shard_is_dropped(any_streams_url):

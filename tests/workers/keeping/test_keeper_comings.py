@@ -202,7 +202,9 @@ async def test_a_keeper_process_tells_of_an_agent_that_comes_and_goes(
     listener: Listener,
     start_keeper: StartKeeper,
 ) -> None:
-    keeper = start_keeper(streams_url, database_url, presence_online_ms=500, silent_after_ms=1_000)
+    # A state that ends before its keeper has looked is not told of.
+    online_ms, silent_ms = 2_500, 5_000
+    keeper = start_keeper(streams_url, database_url, presence_online_ms=online_ms, silent_after_ms=silent_ms)
 
     async def established() -> bool:
         return len(keeper.events("presence.established")) == 2
@@ -218,4 +220,8 @@ async def test_a_keeper_process_tells_of_an_agent_that_comes_and_goes(
         return len(heard) >= 3
 
     await until(gone, "all three changes")
-    assert heard == [(agent, "online", at_ms), (agent, "away", at_ms + 500), (agent, "gone", at_ms + 1_000)]
+    assert heard == [
+        (agent, "online", at_ms),
+        (agent, "away", at_ms + online_ms),
+        (agent, "gone", at_ms + silent_ms),
+    ]

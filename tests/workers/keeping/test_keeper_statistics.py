@@ -90,7 +90,7 @@ async def test_postgres_being_away_is_waited_for() -> None:
 async def test_keys_are_forgotten_after_a_day_and_not_before(pool: Pool, monkeypatch) -> None:
     monkeypatch.setattr(idempotency, "BATCH_ROWS", 2)
     for number in range(5):
-        at_ms = now_ms() - IDEMPOTENCY_MS - 1_000 * (number - 1)
+        at_ms = now_ms() - IDEMPOTENCY_MS - 60_000 * (number - 1)
         await idempotency.claim(pool, bytes([number]), b"", target_id=new_id(), now_ms=at_ms)
     assert await of_idempotency_keys(pool, now_ms=now_ms).forget() == 4
     assert [row["key"] for row in await pool.fetch("SELECT key FROM idempotency_keys")] == [b"\x00"]
