@@ -57,8 +57,8 @@ class Tenancy:
 
     @property
     def shards(self) -> list[int]:
-        """The shards held now."""
-        return list(self._leases.held)
+        """The shards held now, without those that are being handed over."""
+        return [shard for shard in self._leases.held if shard not in self._stops]
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Hold leases until `stopping`, then give all up; returns when everything is handed over."""
@@ -86,9 +86,10 @@ class Tenancy:
             await self._clock.measure(connection)
             if take:
                 due = await leases.due(connection, now_ms=self._clock.now_ms())
-                staying = [lease for shard, lease in held.items() if shard not in self._stops]
-                for lease in staying[due:]:
-                    self._give_up(lease)
+                # What is too much is given up among what is not preferred, as long as there is any.
+                preferred = set(self._prefer())
+                for shard in sorted(self.shards, key=lambda shard: shard not in preferred)[due:]:
+                    self._give_up(held[shard])
                 for lease in await leases.take(connection, up_to=due, prefer=self._prefer()):
                     logs.event("lease.taken", trade=lease.trade, shard=lease.shard)
                     await self._tenant.start(lease)

@@ -42,6 +42,7 @@ class Process:
     def __init__(self, url: str, name: str, *, shards: int, lease_ms: int) -> None:
         self.worker = Worker()
         self.link = Link(url, name=name)
+        self.preferred: list[int] = []
         self.stopping = asyncio.Event()
         self.tenancy = Tenancy(
             self.link,
@@ -51,6 +52,7 @@ class Process:
             shards=shards,
             lease_ms=lease_ms,
             tenant=self.worker,
+            prefer=lambda: self.preferred,
         )
 
 
@@ -101,6 +103,20 @@ async def test_three_processes_share_evenly_and_no_shard_has_two(any_streams_url
         owned = [shard for one in (a, b, c) for shard in one.worker.working]
         assert sorted(owned) == list(range(8))
     assert all(gracefully for one in (a, b, c) for _, gracefully in one.worker.ended)
+
+
+async def test_what_the_other_trade_holds_is_given_up_last(any_streams_url):
+    """Else one process may route what another delivers, for ever: each has its share of either trade."""
+    async with process(any_streams_url, "a", shards=4) as a:
+        await until(lambda: len(a.worker.working) == 4)
+        a.preferred = list(a.worker.working)[2:]
+        a.worker.may_stop.clear()
+        async with process(any_streams_url, "b", shards=4) as b:
+            await until(lambda: sorted(a.tenancy.shards) == sorted(a.preferred))
+            assert len(a.worker.working) == 4, "what is handed over is no longer held for others"
+            a.worker.may_stop.set()
+            await until(lambda: len(b.worker.working) == 2)
+            assert sorted(a.worker.working) == sorted(a.preferred)
 
 
 async def test_a_lease_is_kept_while_its_worker_drains(any_streams_url, raw):
