@@ -32,7 +32,7 @@ from schema.limits import STATISTICS_MINUTES_KEPT_MS
 
 REST_LOOK_S: Final = 0.5
 REST_LOOKS_MAX: Final = 10
-FOLD_MESSAGES_MAX: Final = 40_000
+FOLD_MESSAGES_MAX: Final = 60_000
 """Messages folded into the statistics in one transaction, as by the keeper."""
 FOLD_AGAIN_S: Final = 0.02
 

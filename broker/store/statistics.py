@@ -25,7 +25,8 @@ _ORDERS: Final = load("statistics_orders")
 _ORDERS_OF_AGENT: Final = load("statistics_orders_of_agent")
 _FORGET_MINUTES: Final = load("statistics_forget_minutes")
 _MERGE_TOTALS: Final = load("statistics_merge_totals")
-_MERGE_DELIVERIES: Final = load("statistics_merge_deliveries")
+_MERGE_TIMES: Final = load("statistics_merge_times")
+_MOVE_DELIVERIES: Final = load("statistics_move_deliveries")
 
 DEPLOYMENT: Final = str(UUID(int=0))
 """What the sums of the whole deployment are kept under."""
@@ -158,16 +159,22 @@ async def forget_minutes(pool: Pool, before_ms: int) -> int:
 async def merge_days(pool: Pool, before: date) -> int:
     """Merge a batch of sums of days before this one whose messages have been dropped into the first day;
     return how many. Raises: StoreUnavailable."""
-    merged = await _in_turn(pool, _MERGE_DELIVERIES, before)
+    merged = await _in_turn(pool, _MERGE_TIMES, before)
     return merged + await _in_turn(pool, _MERGE_TOTALS, before)
 
 
-async def _in_turn(pool: Pool, statement: str, before: date) -> int:
+async def move_deliveries(pool: Pool) -> int:
+    """Move a batch of the delivery times that an earlier release wrote to where they are kept since migration
+    14; return how many. Raises: StoreUnavailable."""
+    return await _in_turn(pool, _MOVE_DELIVERIES)
+
+
+async def _in_turn(pool: Pool, statement: str, *before: date) -> int:
     """Run a statement on a batch of sums unless somebody else is at them."""
     async with pool.transaction() as connection:
         if not await connection.fetchval(_LOCK):
             return 0
-        done: int = await connection.fetchval(statement, before, BATCH_ROWS)
+        done: int = await connection.fetchval(statement, *before, BATCH_ROWS)
     return done
 
 

@@ -39,7 +39,8 @@ async def fill(database_url: str, agents: Sequence[str], *, rows: int, today: da
     owner = await asyncpg.connect(database_url, server_settings=SETTINGS)
     try:
         await owner.execute(
-            "TRUNCATE statistics_totals, statistics_deliveries, statistics_minutes, work_orders CASCADE"
+            "TRUNCATE statistics_totals, statistics_deliveries, statistics_times, statistics_minutes,"
+            " work_orders CASCADE"
         )
         await owner.execute(_ORDERS, int(rows * ORDERS_PER_ROW), agents)
         left, attaching = list(days), asyncio.Lock()

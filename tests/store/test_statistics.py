@@ -7,12 +7,13 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_events import AGENTS, envelope, ledgers, now_ms, readings, settled
 
 from broker.core.fold import fold
-from broker.store import dead_letters, messages, partitions, record, statistics
+from broker.store import dead_letters, messages, migrate, partitions, record, statistics
 from broker.store.pool import Pool, open_pool
 from broker.store.statements import load
 from broker.store.statistics import DEPLOYMENT, Counted
@@ -296,6 +297,73 @@ async def test_days_whose_messages_are_dropped_stay_counted_but_wait_no_more(poo
     assert sum(total.messages for total in (await counted(pool, since=days[2])).totals) == 6
 
 
+async def test_delivery_times_of_before_their_table_are_carried_over_exactly(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await asyncpg.connect(empty_database_url)
+    for migration in migrate.migrations():
+        if migration.version < 14:
+            await connection.execute(migration.text)
+    today = datetime.now(UTC).date()
+    days = [today - timedelta(days=9), today]
+    kept = [
+        (agent, side, day, bucket, 10 + bucket, 1_000 * bucket)
+        for agent, side in ((DEPLOYMENT, "all"), (AGENTS[0], "received"), (AGENTS[1], "sent"))
+        for day in days
+        for bucket in range(20)
+    ]
+    # What a fold of the release before did, also with a keeper of it that runs on beside this one.
+    earlier_fold = (
+        "INSERT INTO statistics_deliveries AS t VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT (agent_id, side, day, bucket)"
+        " DO UPDATE SET messages = t.messages + excluded.messages, total_ms = t.total_ms + excluded.total_ms"
+    )
+    await connection.executemany(earlier_fold, kept)
+    await migrate.migrate(empty_database_url)
+    pool = await open_pool(empty_database_url, application_name="tests")
+
+    def expected(times: int, since: date, extra: int) -> dict[str, Counter[tuple[object, ...]]]:
+        found: dict[str, Counter[tuple[object, ...]]] = {}
+        for agent, side, day, bucket, number, total_ms in kept:
+            if day >= since:
+                of_agent = found.setdefault(agent, Counter())
+                of_agent[side, bucket, "messages"] += times * number
+                of_agent[side, bucket, "ms"] += times * total_ms
+        for agent, side in ((DEPLOYMENT, "all"), (AGENTS[0], "received"), (AGENTS[1], "sent")):
+            found[agent][side, 12, "messages"] += extra
+            found[agent][side, 12, "ms"] += 4 * extra
+        return {agent: +of_agent for agent, of_agent in found.items()}
+
+    async def assert_counted(times: int, extra: int) -> None:
+        for since in (statistics.EVER, today):
+            found = {
+                agent: plain(await counted(pool, agent, since=since))["deliveries"]
+                for agent in (DEPLOYMENT, *AGENTS[:2])
+            }
+            assert found == expected(times, since, extra)
+
+    await assert_counted(1, 0)
+    sent = envelope(to_agent_id=AGENTS[0], from_agent_id=AGENTS[1])
+    await record.write(pool, fold([settled(sent, at_ms=to_ms(sent.created_at) + 4)]))
+    await assert_counted(1, 1)
+    await fold_all(pool)
+    await assert_counted(1, 1)
+    monkeypatch.setattr(statistics, "BATCH_ROWS", 7)
+    moved = []
+    while batch := await statistics.move_deliveries(pool):
+        moved.append(batch)
+        await assert_counted(1, 1)
+    assert sum(moved) == len(kept)
+    await connection.executemany(earlier_fold, kept)
+    await assert_counted(2, 1)
+    monkeypatch.setattr(statistics, "BATCH_ROWS", 1_000)
+    assert await statistics.move_deliveries(pool) == len(kept)
+    assert await pool.fetch_value("SELECT count(*) FROM statistics_deliveries") == 0
+    await assert_counted(2, 1)
+    await pool.aclose()
+    await connection.close()
+
+
 async def test_minutes_that_are_over_are_forgotten(pool: Pool) -> None:
     await record.write(pool, fold([settled(envelope())]))
     await fold_all(pool)
@@ -315,8 +383,6 @@ async def test_more_than_can_be_added_says_so(pool: Pool) -> None:
 
 
 async def test_messages_there_before_the_statistics_are_counted(empty_database_url: str) -> None:
-    from broker.store import migrate
-
     connection = await asyncpg.connect(empty_database_url)
     earlier = [one for one in migrate.migrations() if one.version < 5]
     for migration in earlier:

@@ -18,9 +18,9 @@ from schema.errors import BrokerError
 from schema.limits import STATISTICS_MINUTES_KEPT_MS
 
 FOLD_S: Final = 5.0
-FOLD_MESSAGES_MAX: Final = 40_000
-"""Changes per transaction. What folding costs is mostly the sums it touches, so fewer and larger folds are
-cheaper (measured with 1,000 agents: a quarter of PostgreSQL's time a message against 2 s and 10,000)."""
+FOLD_MESSAGES_MAX: Final = 60_000
+"""Changes per transaction: what is noted in five seconds at 12,000/s. Every fold touches the sums of all
+agents with traffic, so fewer and larger ones are cheaper (1,000 agents: 10 us a message by 10,000, 7 by 40,000)."""
 FOLD_MESSAGES_MIN: Final = 100
 """After a failure half as much is tried: a machine so busy that a fold exceeds the time of a statement must
 not try the same one for ever."""
@@ -38,6 +38,7 @@ class Statistics:
         self._retention_days = retention_days
         self._now_ms = now_ms
         self._tidy_at_s = 0.0
+        self._is_moving = True
         self._messages = FOLD_MESSAGES_MAX
 
     async def run(self) -> None:
@@ -46,8 +47,12 @@ class Statistics:
         while True:
             try:
                 await self.fold()
+                if self._is_moving:
+                    # A batch a turn: folding must not wait for millions of rows.
+                    self._is_moving = await statistics.move_deliveries(self._pool) > 0
                 if time.monotonic() >= self._tidy_at_s:
                     await self.tidy()
+                    self._is_moving = True  # A keeper of an earlier release may have written more.
                     self._tidy_at_s = time.monotonic() + TIDY_S
             except BrokerError as error:
                 logs.warning("statistics.not_kept", reason=error.message)

@@ -22,11 +22,12 @@ add_totals AS (
     ON CONFLICT (agent_id, side, day, status, message_type, reason)
     DO UPDATE SET messages = t.messages + excluded.messages
 ),
-add_deliveries AS (
-    INSERT INTO statistics_deliveries AS t (agent_id, side, day, bucket, messages, total_ms)
-    SELECT agent_id, side, day, bucket, messages, total_ms FROM changed_deliveries
-    ON CONFLICT (agent_id, side, day, bucket)
-    DO UPDATE SET messages = t.messages + excluded.messages, total_ms = t.total_ms + excluded.total_ms
+add_times AS (
+    INSERT INTO statistics_times AS t (agent_id, side, day, buckets, messages, total_ms)
+    SELECT agent_id, side, day, array_agg(bucket), array_agg(messages), array_agg(total_ms)
+    FROM changed_deliveries
+    GROUP BY agent_id, side, day
+\ir statistics_add_times.sql
 ),
 add_minutes AS (
     INSERT INTO statistics_minutes AS t (agent_id, side, minute, accepted, delivered, processed)

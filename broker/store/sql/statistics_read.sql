@@ -26,6 +26,11 @@ deliveries AS (
         SELECT side, bucket, messages, total_ms
         FROM statistics_deliveries WHERE agent_id = $3 AND day >= $4
         UNION ALL
+        SELECT t.side, u.bucket, u.messages, u.total_ms
+        FROM statistics_times AS t
+        CROSS JOIN LATERAL unnest(t.buckets, t.messages, t.total_ms) AS u (bucket, messages, total_ms)
+        WHERE t.agent_id = $3 AND t.day >= $4
+        UNION ALL
         SELECT side, bucket, messages, total_ms
         FROM changed_deliveries WHERE agent_id = $3 AND day >= $4
     ) AS d
@@ -58,4 +63,4 @@ SELECT
     least(
         (SELECT min(day) FROM statistics_totals
             WHERE agent_id = '00000000-0000-0000-0000-000000000000' AND side = 'all'),
-        (SELECT min(day) FROM rows WHERE sign > 0)) AS first_day
+        (SELECT (min(accepted_at) AT TIME ZONE 'UTC')::date FROM rows WHERE sign > 0)) AS first_day

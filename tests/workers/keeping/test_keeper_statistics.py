@@ -75,6 +75,34 @@ async def test_days_and_minutes_that_are_over_are_tidied(pool: Pool) -> None:
     assert await pool.fetch_value("SELECT count(*) FROM statistics_minutes") == 0
 
 
+async def test_delivery_times_of_an_earlier_release_are_moved_while_it_folds(pool: Pool, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "FOLD_S", 0.01)
+    monkeypatch.setattr(keeping, "TIDY_S", 0.1)
+    monkeypatch.setattr(statistics, "BATCH_ROWS", 3)
+    write = (
+        "INSERT INTO statistics_deliveries SELECT $1, 'received', current_date, bucket, 1, 10"
+        " FROM generate_series(1, 10) AS bucket"
+    )
+    agents = [new_id(), new_id()]
+
+    async def moved() -> bool:
+        return await pool.fetch_value("SELECT count(*) FROM statistics_deliveries") == 0
+
+    task = asyncio.ensure_future(keeper_of(pool).run())
+    try:
+        for agent in agents:  # The second one by a keeper that has not been upgraded yet.
+            await pool.execute(write, agent)
+            await until(moved, "delivery times moved")
+            found = await statistics.read(pool, agent, minutes_since_ms=now_ms())
+            assert [(one.bucket, one.messages, one.total_ms) for one in found.deliveries] == [
+                (bucket, 1, 10) for bucket in range(1, 11)
+            ]
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_postgres_being_away_is_waited_for() -> None:
     away = await open_pool("postgresql://nobody@127.0.0.1:1/nothing", application_name="test")
     for job in (keeper_of(away), of_idempotency_keys(away, now_ms=now_ms)):
