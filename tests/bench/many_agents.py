@@ -243,21 +243,25 @@ async def _until_known(yard: Yard) -> float:
 
 async def _hear_all(yard: Yard) -> None:
     """Note a sign of life of everybody, and wait until the keeper has brought them into the record."""
-    began_ms = await watching.now_ms(yard.redis)
-    link = Link(yard.broker.redis_url, name="bench")
+    began_ms, began = await watching.now_ms(yard.redis), monotonic()
+    await _note_all(yard)
+    stored = "SELECT count(*) FROM agents WHERE heartbeat_at >= to_timestamp($1::float8 / 1000)"
+    while await yard.database.fetchval(stored, began_ms) < len(yard.agents):
+        watching.be_patient(began, PATIENCE_S, "heartbeats are not recorded")
+        # The question reads all agents: asked five times a second it cost more than what it asks about.
+        await asyncio.sleep(0.2 + len(yard.agents) / 25_000)
+
+
+async def _note_all(yard: Yard) -> None:
+    """Note a sign of life of everybody."""
     ids = [agent.id for agent in yard.agents]
+    link = Link(yard.broker.redis_url, name="bench")
     try:
         presence = Presence(link, shards=SHARDS)
         for start in range(0, len(ids), registering.ROWS):
             await presence.note(dict.fromkeys(ids[start : start + registering.ROWS], await presence.now_ms()))
     finally:
         await link.close()
-    began = monotonic()
-    stored = "SELECT count(*) FROM agents WHERE heartbeat_at >= to_timestamp($1::float8 / 1000)"
-    while await yard.database.fetchval(stored, began_ms) < len(ids):
-        watching.be_patient(began, PATIENCE_S, "heartbeats are not recorded")
-        # The question reads all agents: asked five times a second it cost more than what it asks about.
-        await asyncio.sleep(0.2 + len(ids) / 25_000)
 
 
 async def _table_bytes(yard: Yard) -> int:
@@ -342,30 +346,36 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
 
     An agent is stored once a minute, however it beats. So that this neither falls into a way by chance nor is
     left out, everybody is stored before the ways of a round, which takes less than that minute; what it costs
-    is measured by itself and added to each.
+    is measured by itself and added to each. Storing takes as long as an agent may be silent, so everybody is
+    heard of anew before each way: who comes back after a silence is written through, which is another thing.
     """
     plan = yard.plan
     echo_s = min(plan.quiet_s, ECHO_S)
-    idle: Cpu = {}
+    if plan.waits_for_record:
+        await _hear_all(yard)
+    await _vacuum(yard)
+    await _settle(yard)
+    _, spent = await _spent(yard, asyncio.sleep(plan.quiet_s))
+    idle = {part: seconds / plan.quiet_s for part, seconds in spent.items()}
     stored: list[Cpu] = []
     shares: dict[str, tuple[Beaten, Cpu]] = {}
     for ways in _rounds(yard):
         if _LIVE in ways:
             ids = [agent.id for agent in yard.agents]
             await beating.connect(yard.broker.redis_url, ids, shards=SHARDS)
-        began = monotonic()
-        _, storing = await _spent(yard, _hear_all_again(yard))
-        storing_s = monotonic() - began
-        await _settle(yard)
-        if not idle:
-            _, spent = await _spent(yard, asyncio.sleep(plan.quiet_s))
-            idle = {part: seconds / plan.quiet_s for part, seconds in spent.items()}
-        stored.append(_beyond(idle, storing, seconds=storing_s, over_s=STORED_EVERY_S))
+        if plan.waits_for_record:
+            began = monotonic()
+            _, storing = await _spent(yard, _hear_all(yard))
+            seconds = monotonic() - began
+            stored.append(_beyond(idle, storing, seconds=seconds, over_s=STORED_EVERY_S))
+        await _vacuum(yard)
         for way, beats in ways.items():
+            if not way.startswith(_FLOOR):
+                await _settle(yard)
             beaten, spent = await _spent(yard, _with_echo(beats(), echo_s))
             seconds = plan.beat_s + beaten.late_s + echo_s
             shares[way] = (beaten, _beyond(idle, spent, seconds=seconds, over_s=plan.beat_s))
-    once = {part: median([one.get(part, 0.0) for one in stored]) for part in _PARTS}
+    once = {part: median([one.get(part, 0.0) for one in stored]) if stored else 0.0 for part in _PARTS}
     rows: list[list[Cell]] = [
         ["nobody beats", None, None, sum(idle.values()), *_shares(idle)],
         ["stored once a minute, in all ways below", None, None, sum(once.values()), *_shares(once)],
@@ -385,9 +395,9 @@ async def _measure_heartbeats(yard: Yard, console: Console) -> None:
             ["way", "last one late by s", "refused", "all", *_PARTS],
             rows,
             "Beyond what the broker uses with nobody beating (first row), measured after the rows were "
-            "vacuumed and the keeper had read its last signs twice. Agents beat in no order; live "
-            f"connections are renewed every {beating.RENEWAL_S:.0f} s. Floors: empty 204s, answered by the "
-            "framework, and members of a sorted set that nobody reads.",
+            "vacuumed and the keeper had read its last signs twice; all are online. Agents beat in no "
+            f"order; live connections are renewed every {beating.RENEWAL_S:.0f} s. Floors: empty 204s, "
+            "answered by the framework, and members of a sorted set that nobody reads.",
         )
     )
     for way, core in cores.items():
@@ -436,14 +446,13 @@ def _rounds(yard: Yard) -> list[Ways]:
     ]
 
 
-async def _hear_all_again(yard: Yard) -> None:
-    if yard.plan.waits_for_record:
-        await _hear_all(yard)
+async def _vacuum(yard: Yard) -> None:
+    await yard.database.execute("VACUUM (ANALYZE) agents, agent_keys")
 
 
 async def _settle(yard: Yard) -> None:
-    """Wait until what hearing everybody left behind is over: rows to vacuum, signs the keeper reads again."""
-    await yard.database.execute("VACUUM (ANALYZE) agents, agent_keys")
+    """Hear of everybody, and wait until the keeper no longer reads those signs again."""
+    await _note_all(yard)
     await asyncio.sleep(min(yard.plan.quiet_s, SETTLE_S))
 
 
