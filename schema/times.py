@@ -14,9 +14,10 @@ def to_ms(moment: datetime) -> int:
     """Return milliseconds since the epoch."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    # Three times as fast as the exact `(moment - _EPOCH) // _MILLISECOND`; half a microsecond before a
-    # millisecond is rounded up, which a float's 53 bits resolve until the year 9999.
-    return min(int(moment.timestamp() * 1000 + 0.0005), _LAST_MS)
+    # What a difference is kept as, which is cheaper than a float's way there, and much than dividing one.
+    since = moment - _EPOCH
+    at_ms = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    return at_ms if at_ms < _LAST_MS else _LAST_MS
 
 
 def from_ms(at_ms: int) -> datetime:

@@ -233,10 +233,10 @@ class Mover:
                 entry,
                 one.envelope,
                 one.body,
-                waiter=one.waiter,
-                told=one.told,
-                route=one.route,
-                now_ms=now_ms,
+                now_ms,
+                one.waiter,
+                one.told,
+                one.route,
             )
 
 

@@ -36,5 +36,9 @@ class ServerClock:
 
     def now_ms(self) -> int:
         """Return the estimated server time in ms since the epoch."""
-        # In whole numbers, which is a third cheaper than a float's way there.
+        # As `at`. In whole numbers, which is a third cheaper than a float's way there.
         return time.monotonic_ns() // 1_000_000 + self._offset_ms
+
+    def at(self, monotonic_ms: int) -> int:
+        """Return the estimated server time of a moment on this host's monotonic clock."""
+        return monotonic_ms + self._offset_ms

@@ -11,6 +11,7 @@ names of HTTP operations).
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 PREFIX: Final = "agent_broker_"
+LOOKED_UP_MS: Final = 1_000
 Labels = Mapping[str, Sequence[str] | None]
 _NO_LABELS: Final[Labels] = {}
 
@@ -57,16 +59,25 @@ class Level:
 class Spread:
     """One distribution: how many observations fell into each bucket (`bounds` are upper, inclusive)."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_buckets", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = list(bounds)
+        self._buckets = _buckets_of_ms(tuple(bounds))
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def observe_ms(self, value_ms: int) -> None:
+        """Observe so many milliseconds, of a distribution of seconds: by a look-up where they are few."""
+        if 0 <= value_ms < LOOKED_UP_MS:
+            self.counts[self._buckets[value_ms]] += 1
+            self.total += value_ms / 1000
+        else:
+            self.observe(value_ms / 1000)
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Return (upper bound, observations up to it), as Prometheus wants them."""
@@ -76,6 +87,12 @@ class Spread:
             running += count
             rows.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(running)))
         return rows
+
+
+@cache
+def _buckets_of_ms(bounds: tuple[float, ...]) -> list[int]:
+    """Return the bucket of each number of milliseconds below LOOKED_UP_MS; one list for all that share it."""
+    return [bisect_left(bounds, value_ms / 1000) for value_ms in range(LOOKED_UP_MS)]
 
 
 Series = TypeVar("Series")

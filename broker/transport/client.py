@@ -13,6 +13,7 @@ import asyncio
 import ssl
 from collections import deque
 from functools import partial
+from time import monotonic_ns
 from typing import Final
 
 from broker.core.addresses import AddressPolicy
@@ -25,6 +26,7 @@ from broker.transport.outcome import (
     Failure,
     FailureKind,
     Push,
+    Subject,
     Trouble,
     clock_ms,
 )
@@ -94,10 +96,21 @@ class PushClient:
         """Connections open or being opened."""
         return len(self._open) + len(self._dials)
 
-    def post(self, target: Target, head: bytes, body: bytes, deadlines: Deadlines, done: Done) -> None:
-        """Send a request; `head` is complete, blank line included, and frames `body` by Content-Length."""
-        now_ms = clock_ms()
-        push = Push(target, head, body, deadlines, done, now_ms, now_ms + deadlines.total_ms)
+    def post(
+        self,
+        target: Target,
+        head: bytes,
+        body: bytes,
+        deadlines: Deadlines,
+        done: Done[Subject],
+        subject: Subject,
+    ) -> None:
+        """Send a request; `head` is complete, blank line included, and frames `body` by Content-Length.
+
+        `done` gets `subject` and how it ended.
+        """
+        now_ms = monotonic_ns() // 1_000_000  # `clock_ms`, without a call
+        push = Push(target, head, body, deadlines, done, subject, now_ms, now_ms + deadlines.total_ms)
         self.in_flight += 1
         idle = self._idle.get(target.origin)
         while idle:
@@ -135,8 +148,21 @@ class PushClient:
 
     def answered(self, connection: Connection, push: Push, answer: Answer) -> None:
         if not connection.closing:
-            self._release(connection)
-        self._finish(push, answer)
+            idle = self._idle.get(connection.origin)
+            if (
+                idle is None
+                or self._waiting
+                or connection.idle_since_ms - connection.born_ms > CONNECTION_AGE_MS_MAX
+            ):
+                self._release(connection)
+            else:
+                idle.append(connection)
+        # As `_finish` does it: the way of nearly all.
+        self.in_flight -= 1
+        try:
+            push.done(push.subject, answer)
+        except Exception as error:  # as there
+            self._report(error, "the callback of a push failed")
 
     def broke(self, push: Push, trouble: Trouble) -> None:
         self._fail(push, trouble)
@@ -260,12 +286,13 @@ class PushClient:
     # --- ending -------------------------------------------------------------------------------------
 
     def _fail(self, push: Push, trouble: Trouble) -> None:
-        self._finish(push, Failure(trouble.kind, trouble.message, clock_ms() - push.started_ms))
+        now_ms = clock_ms()
+        self._finish(push, Failure(trouble.kind, trouble.message, now_ms - push.started_ms, now_ms))
 
     def _finish(self, push: Push, outcome: Answer | Failure) -> None:
         self.in_flight -= 1
         try:
-            push.done(outcome)
+            push.done(push.subject, outcome)
         except Exception as error:  # a caller's fault must not close a stranger's connection or end the sweep
             self._report(error, "the callback of a push failed")
 

@@ -7,6 +7,7 @@ and free of URLs, bodies and headers.
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic_ns
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -39,20 +40,23 @@ class Deadlines(Struct, frozen=True):
 
 
 class Answer(Struct):
-    """A final response. `body` holds at most RESPONSE_READ_BYTES_MAX bytes; what was beyond is not read."""
+    """A final response. `body` holds at most RESPONSE_READ_BYTES_MAX bytes; what was beyond is not read.
+    `ended_ms`: when it was there, by `clock_ms`."""
 
     status: int
     retry_after: str | None
     body: bytes
     duration_ms: int
+    ended_ms: int = 0
 
 
 class Failure(Struct):
-    """No final response, and why."""
+    """No final response, and why. `ended_ms`: since when that is known, by `clock_ms`."""
 
     kind: FailureKind
     message: str
     duration_ms: int
+    ended_ms: int = 0
 
 
 class Trouble(Struct, frozen=True):
@@ -62,11 +66,14 @@ class Trouble(Struct, frozen=True):
     message: str
 
 
-Done = Callable[[Answer | Failure], None]
+Subject = TypeVar("Subject")
+Done = Callable[[Subject, Answer | Failure], None]
 
 
 class Push(Struct, gc=False):
-    """A post on its way through the client. `fresh` forbids the one retry after a stale connection.
+    """A post on its way through the client. `done` gets `subject` back: one callback serves all posts, where
+    a callable for each would cost as much as the rest of the client. `fresh` forbids the one retry after a
+    stale connection.
 
     Not tracked by the garbage collector: it lives for milliseconds and nothing it holds points back to it.
     """
@@ -75,7 +82,8 @@ class Push(Struct, gc=False):
     head: bytes
     body: bytes
     deadlines: Deadlines
-    done: Done
+    done: Done[Any]  # what `subject` is; `PushClient.post` sees to that
+    subject: object
     started_ms: int
     ends_ms: int
     fresh: bool = False

@@ -9,6 +9,7 @@ where the head of the response is known.
 """
 
 import asyncio
+from time import monotonic_ns
 from typing import Final, Protocol, cast
 
 from broker.transport.endpoint import Origin
@@ -130,7 +131,8 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         if not reader.received_bytes and (known := recognise(data)) is not None:
             status, body = known
-            self._settle(push, Answer(status, None, body, clock_ms() - push.started_ms), reusable=True)
+            now_ms = monotonic_ns() // 1_000_000  # `clock_ms`, without a call
+            self._settle(push, Answer(status, None, body, now_ms - push.started_ms, now_ms), True)
             return
         trouble = reader.feed(data)
         if trouble is not None:
@@ -151,23 +153,24 @@ class Connection(asyncio.Protocol):
 
     # --- how a request ends -------------------------------------------------------------------------
 
-    def _settle(self, push: Push, answer: Answer, *, reusable: bool) -> None:
+    def _settle(self, push: Push, answer: Answer, reusable: bool) -> None:
         """Report a complete response and become idle, or close if anything about it was odd."""
         # An endpoint may answer (413) before it has read a large body; the rest must not lead the next one.
         if not reusable or (len(push.body) > _JOIN_BYTES_MAX and self._is_sending):
             self.close()
         self.push = None
         self._served = True
-        self.idle_since_ms = push.started_ms + answer.duration_ms
+        self.idle_since_ms = answer.ended_ms
         self._owner.answered(self, push, answer)
 
     def _settle_read(self, push: Push) -> None:
         """Report what the reader has read."""
         reader = self._reader
-        answer = Answer(reader.status, reader.retry_after, reader.body, clock_ms() - push.started_ms)
+        now_ms = clock_ms()
+        answer = Answer(reader.status, reader.retry_after, reader.body, now_ms - push.started_ms, now_ms)
         reusable = reader.reusable
         reader.reset()
-        self._settle(push, answer, reusable=reusable)
+        self._settle(push, answer, reusable)
 
     def _end(self, push: Push, *, clean: bool) -> None:
         reader = self._reader

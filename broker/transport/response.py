@@ -53,7 +53,7 @@ class _Known(Struct, frozen=True, gc=False):
 
 
 _known: Final[dict[bytes, _Known]] = {}
-"""Heads of plain responses by their bytes, blank line included. At RESPONSE_HEADS_KNOWN_MAX it starts anew:
+"""Heads of plain responses by their bytes, up to the blank line. At RESPONSE_HEADS_KNOWN_MAX it starts anew:
 a `Date` makes a new head every second, and one that is not known only costs the parser's 3 us."""
 
 
@@ -62,11 +62,11 @@ def recognise(data: bytes) -> tuple[int, bytes] | None:
 
     Only for the first bytes after a request. Such a response leaves the connection reusable.
     """
-    end = data.find(_HEAD_END) + len(_HEAD_END)
-    known = _known.get(data[:end])
-    if known is None or len(data) - end != known.body_bytes:
+    head, end, body = data.partition(_HEAD_END)
+    known = _known.get(head)
+    if known is None or len(body) != known.body_bytes or not end:
         return None
-    return known.status, data[end:]
+    return known.status, body
 
 
 class ResponseReader:
@@ -200,16 +200,17 @@ class ResponseReader:
 
         Not if anything but its body as it was sent followed the head: interim responses, chunks, garbage.
         """
-        end = data.find(_HEAD_END) + len(_HEAD_END)
+        head, end, body = data.partition(_HEAD_END)
         if (
             self.reusable
+            and end
             and not self._interim
-            and end <= RESPONSE_HEAD_KNOWN_BYTES_MAX
-            and data[end:] == self._body
+            and len(head) <= RESPONSE_HEAD_KNOWN_BYTES_MAX
+            and body == self._body
         ):
             if len(_known) >= RESPONSE_HEADS_KNOWN_MAX:
                 _known.clear()
-            _known[data[:end]] = _Known(self.status, len(data) - end)
+            _known[head] = _Known(self.status, len(body))
 
     # --- what is unusual ----------------------------------------------------------------------------
 

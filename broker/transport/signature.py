@@ -43,11 +43,15 @@ class Signer:
 
     def sign(self, message_id: str, timestamp_s: int, body: bytes) -> bytes:
         """Return one signature as it stands in `webhook-signature`: `v1,<base64>`."""
+        return b"v1," + self.seal(f"{message_id}.{timestamp_s}.".encode() + body)
+
+    def seal(self, signed: bytes) -> bytes:
+        """Return the base64 of a signature over `id.timestamp.body`, put together already."""
         inner = self._inner.copy()
-        inner.update(f"{message_id}.{timestamp_s}.".encode() + body)
+        inner.update(signed)
         outer = self._outer.copy()
         outer.update(inner.digest())
-        return b"v1," + b2a_base64(outer.digest(), newline=False)
+        return b2a_base64(outer.digest(), newline=False)
 
 
 def new_secret() -> str:

@@ -27,7 +27,7 @@ from schema.agent import Agent
 from schema.codec import encode
 from schema.message import Envelope, Lane, lane_of
 from workers.delivery.delivery import Delivery, DeliveryRules
-from workers.delivery.endpoint import Endpoint
+from workers.delivery.endpoint import STAMP_MS, Endpoint, stamp_of
 from workers.delivery.items import Mailbox, item_of
 from workers.delivery.replies import Replies
 from workers.delivery.stats import DeliveryStats
@@ -154,18 +154,19 @@ class ClientPosts(_InTurn):
     def prepare(self, messages: list[Message], *, now_s: int) -> None:
         """Make the heads."""
         self._heads = {}
+        stamp = stamp_of(now_s * STAMP_MS)
         for one in messages:
             endpoint = self._endpoints[one.agent.id]
             item = item_of(Mailbox(endpoint, "", Lane.NORMAL), "", one.envelope, one.body, "")
-            self._heads[one.envelope.id] = endpoint.head(item, now_s=now_s)
+            self._heads[one.envelope.id] = endpoint.head(item, stamp)
 
     def post_one(self, message: Message) -> None:
         target = self._endpoints[message.agent.id].target
         assert target is not None
         head = self._heads[message.envelope.id]
-        self._client.post(target, head, message.body, self._deadlines, self._done)
+        self._client.post(target, head, message.body, self._deadlines, self._done, message)
 
-    def _done(self, outcome: Answer | Failure) -> None:
+    def _done(self, _: Message, outcome: Answer | Failure) -> None:
         if not isinstance(outcome, Answer):
             raise RuntimeError(f"a push failed: {outcome.message}")
         self.ended()
@@ -238,4 +239,4 @@ class DeliveredPosts:
         mailbox = self._delivery.expect(one.agent, lane_of(one.envelope.priority))
         assert mailbox is not None
         self._entry += 1
-        self._delivery.accept(mailbox, f"1-{self._entry}", one.envelope, one.body, now_ms=now_ms)
+        self._delivery.accept(mailbox, f"1-{self._entry}", one.envelope, one.body, now_ms)

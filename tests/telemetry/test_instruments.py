@@ -10,7 +10,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Reference
 
 from broker.telemetry import metrics
-from broker.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Instruments, Ranking
+from broker.telemetry.instruments import (
+    LOOKED_UP_MS,
+    Counter,
+    Gauge,
+    Histogram,
+    Instrument,
+    Instruments,
+    Ranking,
+    Spread,
+)
 
 
 def shown(*instruments: Counter | Gauge | Histogram | Ranking) -> str:
@@ -57,6 +66,20 @@ def test_a_histogram_counts_as_the_reference_does(values: list[float]) -> None:
         theirs.observe(value)
     reference = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
     assert shown(ours).splitlines() == reference
+
+
+@given(
+    st.lists(st.integers(-10, 2 * LOOKED_UP_MS)),
+    st.sampled_from([metrics.FAST_SECONDS, metrics.LONG_SECONDS]),
+)
+def test_milliseconds_are_counted_as_their_seconds_are(
+    values_ms: list[int], bounds: tuple[float, ...]
+) -> None:
+    looked_up, found = Spread(bounds), Spread(bounds)
+    for value_ms in [*values_ms, *(round(bound * 1000) for bound in bounds)]:
+        looked_up.observe_ms(value_ms)
+        found.observe(value_ms / 1000)
+    assert (looked_up.counts, looked_up.total) == (found.counts, found.total)
 
 
 def test_a_ranking_shows_only_the_highest() -> None:

@@ -144,13 +144,13 @@ def head_for(target: Target, body: bytes) -> bytes:
 
 
 class Outcomes(list[Answer | Failure]):
-    """Collects what `done` is called with; `first` resolves with the first."""
+    """Collects how posts with it as their subject ended; `first` resolves with the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first: asyncio.Future[Answer | Failure] = asyncio.get_running_loop().create_future()
 
-    def __call__(self, outcome: Answer | Failure) -> None:
+    def note(self, outcome: Answer | Failure) -> None:
         self.append(outcome)
         if not self.first.done():
             self.first.set_result(outcome)
@@ -161,7 +161,7 @@ def post(
 ) -> "asyncio.Future[Answer | Failure]":
     """Post and return a future of the outcome."""
     outcomes = Outcomes()
-    client.post(target, head_for(target, body), body, deadlines, outcomes)
+    client.post(target, head_for(target, body), body, deadlines, Outcomes.note, outcomes)
     assert not outcomes, "done was called from inside post"
     return outcomes.first
 

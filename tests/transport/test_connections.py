@@ -21,7 +21,7 @@ from peer import (
     pushing,
 )
 
-from broker.transport.client import Answer, Deadlines, Failure, FailureKind, PushClient
+from broker.transport.client import Answer, Deadlines, Failure, FailureKind, PushClient, Target
 from schema import limits
 
 
@@ -71,16 +71,16 @@ async def test_post_from_within_done_uses_the_same_connection() -> None:
         finished = asyncio.get_running_loop().create_future()
         count = 0
 
-        def again(outcome: Answer | Failure) -> None:
+        def again(target: Target, outcome: Answer | Failure) -> None:
             nonlocal count
             assert isinstance(outcome, Answer)
             count += 1
             if count == 50:
                 finished.set_result(None)
             else:
-                client.post(target, head_for(target, b"x"), b"x", PATIENT, again)
+                client.post(target, head_for(target, b"x"), b"x", PATIENT, again, target)
 
-        client.post(target, head_for(target, b"x"), b"x", PATIENT, again)
+        client.post(target, head_for(target, b"x"), b"x", PATIENT, again, target)
         await finished
         assert there.accepted == 1
 
@@ -118,7 +118,7 @@ async def test_stale_connection_is_replaced_only_once() -> None:
     async with peer(only_the_first) as there, pushing() as client:
         await answer(client, there.target())
         outcomes = Outcomes()
-        client.post(there.target(), head_for(there.target(), b""), b"", PATIENT, outcomes)
+        client.post(there.target(), head_for(there.target(), b""), b"", PATIENT, Outcomes.note, outcomes)
         assert kind_of(await outcomes.first) is FailureKind.RESET
         assert there.accepted == 2
         assert len(outcomes) == 1
@@ -238,12 +238,12 @@ async def test_fault_in_a_callback_harms_nobody_else() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
 
-    def faulty(_: Answer | Failure) -> None:
+    def faulty(_: None, __: Answer | Failure) -> None:
         raise RuntimeError("a bug of the caller")
 
     async with peer(serving) as there, peer(silent) as mute, pushing() as client:
-        client.post(there.target(), head_for(there.target(), b""), b"", PATIENT, faulty)
-        client.post(mute.target(), head_for(mute.target(), b""), b"", HASTY, faulty)
+        client.post(there.target(), head_for(there.target(), b""), b"", PATIENT, faulty, None)
+        client.post(mute.target(), head_for(mute.target(), b""), b"", HASTY, faulty, None)
         assert (
             kind_of(await post(client, mute.target(), deadlines=Deadlines(total_ms=600)))
             is FailureKind.TIMEOUT
@@ -280,7 +280,8 @@ async def test_post_from_within_done_during_close_is_cancelled_too() -> None:
             head_for(target, b""),
             b"",
             PATIENT,
-            lambda _: client.post(target, head_for(target, b""), b"", PATIENT, last),
+            lambda last, _: client.post(target, head_for(target, b""), b"", PATIENT, Outcomes.note, last),
+            last,
         )
         await client.aclose()
         assert kind_of(await last.first) is FailureKind.CANCELLED
@@ -366,7 +367,7 @@ async def test_every_post_ends_exactly_once_whatever_happens(seed: int) -> None:
         for number, outcome in enumerate(outcomes):
             target = dice.choices(targets, [8, 8, 1])[0]
             body = b"x" * dice.choice([0, 10, 100_000])
-            client.post(target, head_for(target, body), body, deadlines, outcome)
+            client.post(target, head_for(target, body), body, deadlines, Outcomes.note, outcome)
             if number % 5 == 0:
                 await asyncio.sleep(0.001)
         await asyncio.gather(*(outcome.first for outcome in outcomes[:-50]))

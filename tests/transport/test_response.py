@@ -85,6 +85,13 @@ def test_plain_response_is_recognised_once_its_head_is_known() -> None:
     assert [recognise(head + body) for body in (b"", b"{", b"{} ")] == [None] * 3
 
 
+def test_a_head_that_has_not_ended_is_not_recognised() -> None:
+    head = b"HTTP/1.1 200 OK\r\nServer: one-of-another-kind\r\nContent-Length: 0"
+    result_of([head + b"\r\n\r\n"])
+    assert recognise(head + b"\r\n\r\n") == (200, b"")
+    assert recognise(head) is None
+
+
 def test_response_in_pieces_or_with_a_long_head_is_not_remembered() -> None:
     for head in (b"A: pieces", b"A: " + b"a" * RESPONSE_HEAD_KNOWN_BYTES_MAX):
         whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + head + b"\r\n\r\n{}"

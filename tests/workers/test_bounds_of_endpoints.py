@@ -209,15 +209,15 @@ async def test_a_message_on_which_our_own_code_fails_ends_as_poison_and_the_shar
     bad_to_post, bad_to_conclude = new_id(), new_id()
     head, plain = Endpoint.head, dispatch.plain_event
 
-    def broken_head(endpoint, item, *, now_s):
+    def broken_head(endpoint, item, stamp):
         if item.id == bad_to_post:
             raise ZeroDivisionError
-        return head(endpoint, item, now_s=now_s)
+        return head(endpoint, item, stamp)
 
-    def broken_plain(item, answer, *, now_ms):
+    def broken_plain(item, answer, now_ms):
         if item.id == bad_to_conclude:
             raise ZeroDivisionError
-        return plain(item, answer, now_ms=now_ms)
+        return plain(item, answer, now_ms)
 
     monkeypatch.setattr(Endpoint, "head", broken_head)
     monkeypatch.setattr(dispatch, "plain_event", broken_plain)

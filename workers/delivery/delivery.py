@@ -169,7 +169,7 @@ class Delivery:
             self.is_ready
             and not mailbox.behind
             and not self.dispatch.stopping
-            and self.room.has_room(mailbox)
+            and (not mailbox.queue or self.room.has_room(mailbox))
         )
 
     def miss(self, mailbox: Mailbox) -> None:
@@ -182,11 +182,10 @@ class Delivery:
         entry: str,
         envelope: Envelope,
         body: bytes,
-        *,
+        now_ms: int,
         waiter: str = "",
         told: bool = False,
         route: bytes | None = None,
-        now_ms: int,
     ) -> None:
         """Take what was just routed into a mailbox: into memory where that is level with it, else later.
 
@@ -195,16 +194,14 @@ class Delivery:
         mailbox.coming -= 1
         if mailbox.closed or not self.takes_directly(mailbox):
             if not told:
-                item = item_of(mailbox, entry, envelope, body, waiter)
-                item.route = route
+                item = item_of(mailbox, entry, envelope, body, waiter, told, route)
                 self._settler.tell(announced(item, now_ms=now_ms))
             if not mailbox.closed:
                 self.room.fall_behind(mailbox)
                 self.collect()
             return
         mailbox.cursor = entry
-        item = item_of(mailbox, entry, envelope, body, waiter)
-        item.route, item.announced = route, told
+        item = item_of(mailbox, entry, envelope, body, waiter, told, route, now_ms)
         self.dispatch.take(item, now_ms)
 
     def calm_down(self, now_ms: int) -> None:

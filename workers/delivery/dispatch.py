@@ -21,7 +21,7 @@ from schema.ledger import Event
 from schema.limits import ATTEMPT_OWN_MS_MAX, ENDPOINT_DISABLE_AFTER_MS, SHARD_IN_FLIGHT_MAX
 from schema.message import Reason, Status
 from workers.delivery.announcing import Announcer
-from workers.delivery.endpoint import ALLOWANCE, Allowance, Endpoint
+from workers.delivery.endpoint import ALLOWANCE, STAMP_MS, Allowance, Endpoint, stamp_of
 from workers.delivery.health import Health
 from workers.delivery.items import Item
 from workers.delivery.mailroom import Mailroom
@@ -90,6 +90,10 @@ class Dispatch:
         self._on_retry = on_retry
         self._ready: deque[Endpoint] = deque()
         """Endpoints with room that wait for the quota."""
+        self._stamp = stamp_of(0)
+        """Of the second in which something was posted last."""
+        self._on_answer = self._answered
+        """Made once, not for every post."""
         self._troubled = Troubled()
         self._relieved = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -104,7 +108,7 @@ class Dispatch:
     # --- in and out -----------------------------------------------------------------------------------
 
     def take(self, item: Item, now_ms: int) -> None:
-        """Take an item into memory, and post it as soon as it may be."""
+        """Take an item, held since now, into memory, and post it as soon as it may be."""
         endpoint = item.mailbox.endpoint
         if (
             endpoint.queued
@@ -118,7 +122,6 @@ class Dispatch:
             self.pump(endpoint, now_ms)
             return
         # Nothing stands before it: past the queue.
-        item.held_ms = now_ms
         item.mailbox.held += 1
         if not item.announced:
             self._announcer.note(item)
@@ -211,7 +214,9 @@ class Dispatch:
             self.finish(item, Status.FAILED, Reason.POISON, now_ms)
             return
         try:
-            head = endpoint.head(item, now_s=now_ms // 1000)
+            if not 0 <= now_ms - self._stamp.from_ms < STAMP_MS:
+                self._stamp = stamp_of(now_ms)
+            head = endpoint.head(item, self._stamp)
         except Exception as error:  # a fault of ours, met on one message, must not stop the shard for good
             self._bury(item, error, now_ms)
             return
@@ -220,29 +225,27 @@ class Dispatch:
             endpoint.breaker.sent(now_ms, within_ms=deadlines.total_ms)
         endpoint.in_flight += 1
         self.in_flight += 1
-        item.in_flight = True
         item.started_ms = now_ms
         if self.trials is None:
-            self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
+            self._client.post(target, head, item.body, deadlines, self._on_answer, item)
         else:
             self.trials.post(item, partial(self._post_on_trial, target, item, deadlines))
 
     def _post_on_trial(self, target: Target, item: Item, deadlines: Deadlines) -> None:
         item.started_ms = now_ms = self._clock.now_ms()
         # Signed only now: a suspect may have waited for its turn until its signature was too old.
-        head = item.mailbox.endpoint.head(item, now_s=now_ms // 1000)
-        self._client.post(target, head, item.body, deadlines, partial(self._answered, item))
+        head = item.mailbox.endpoint.head(item, stamp_of(now_ms))
+        self._client.post(target, head, item.body, deadlines, self._on_answer, item)
 
     def _answered(self, item: Item, result: Answer | Failure) -> None:
         endpoint = item.mailbox.endpoint
         endpoint.in_flight -= 1
         self.in_flight -= 1
-        item.in_flight = False
         if self._closed:
             return
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.at(result.ended_ms)
         try:
-            event = plain_event(item, result, now_ms=now_ms) if type(result) is Answer else None
+            event = plain_event(item, result, now_ms) if type(result) is Answer else None
             if event is None:
                 self._conclude(endpoint, item, result, now_ms)
             else:

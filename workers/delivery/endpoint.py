@@ -21,6 +21,14 @@ USER_AGENT: Final = "agent-broker/0.1"
 PICKS_PER_LOW: Final = 16
 
 
+STAMP_MS: Final = 1_000
+"""What a request is signed with are seconds."""
+_TRACE: Final = b"\r\ntraceparent: 00-"
+_ATTEMPT_1: Final = b"\r\nx-attempt: 1" + _TRACE
+_SPELLED_BYTES: Final = 4_096
+_SIZES: Final = tuple(b"%d" % size for size in range(_SPELLED_BYTES))
+"""Sizes of bodies as they stand in a head: spelling a number costs ten times as much as finding it."""
+
 _parse: Final = lru_cache(maxsize=4_096)(parse_endpoint)
 """Books are opened anew where messages come now and then; a URL costs 40 us to read."""
 
@@ -35,12 +43,27 @@ class Allowance(Struct, frozen=True):
 ALLOWANCE: Final = Allowance()
 
 
+class Stamp(Struct, frozen=True):
+    """The second in which a request is signed, as it stands in what is signed and in its head."""
+
+    from_ms: int
+    dotted: bytes
+    line: bytes
+
+
+def stamp_of(now_ms: int) -> Stamp:
+    """Return the stamp of the second that a moment lies in: the same for all that is posted in it."""
+    now_s = now_ms // STAMP_MS
+    line = b"\r\nwebhook-timestamp: %d\r\nwebhook-signature: v1," % now_s
+    return Stamp(now_s * STAMP_MS, b".%d." % now_s, line)
+
+
 class Endpoint:
     """The state of one endpoint in the memory of its delivery owner."""
 
     __slots__ = (
         "_former",
-        "_former_until_s",
+        "_former_until_ms",
         "_gives",
         "_head",
         "_picks",
@@ -51,6 +74,7 @@ class Endpoint:
         "heard_ms",
         "in_flight",
         "is_failing",
+        "limit",
         "mailboxes",
         "pace",
         "queued",
@@ -71,6 +95,8 @@ class Endpoint:
         self.queued = 0
         self.waiting = 0
         """Retries that wait in Redis."""
+        self.limit = 0
+        """Requests it may have in flight. Where order is kept, a retry that waits holds the rest."""
         self.ready = False
         self.waits_until_ms = 0
         """Its place among the troubled (0: none)."""
@@ -82,6 +108,7 @@ class Endpoint:
     def update(self, agent: Agent) -> None:
         """Take over what changed in the agent's record; without usable endpoint and secret: no target."""
         self.agent = agent
+        self._set_limit()
         self.target: Target | None = None
         self.fault: EndpointFault | None = agent.endpoint_fault
         rate = agent.max_pushes_per_second or self._gives.pushes_per_second
@@ -92,7 +119,7 @@ class Endpoint:
         try:
             self._signer = Signer(agent.signing_secret)
             self._former = _former(agent.previous_secret)
-            self._former_until_s = agent.previous_secret_until_ms // 1000
+            self._former_until_ms = agent.previous_secret_until_ms // STAMP_MS * STAMP_MS
             self.target = _parse(agent.endpoint)
         except Rejected:
             return
@@ -100,14 +127,18 @@ class Endpoint:
         self._head = (
             f"POST {self.target.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n"
             "Content-Type: application/json\r\nAccept-Encoding: identity\r\nContent-Length: "
-        )
+        ).encode()
 
-    @property
-    def limit(self) -> int:
-        """Requests it may have in flight. Where order is kept, a retry that waits holds the rest."""
+    def note_waiting(self, change: int) -> None:
+        """Count retries that wait in Redis."""
+        self.waiting += change
+        self._set_limit()
+
+    def _set_limit(self) -> None:
         if self.agent.ordered:
-            return 0 if self.waiting else 1
-        return self.agent.concurrency or self._gives.concurrency
+            self.limit = 0 if self.waiting else 1
+        else:
+            self.limit = self.agent.concurrency or self._gives.concurrency
 
     @property
     def refusal(self) -> Reason:
@@ -141,20 +172,31 @@ class Endpoint:
                 return mailbox.queue.popleft()
         raise AssertionError("queued counts what the mailboxes hold")
 
-    def head(self, item: Item, *, now_s: int) -> bytes:
+    def head(self, item: Item, stamp: Stamp) -> bytes:
         """Return the head of the request for an item: signatures, attempt number, trace."""
-        message_id, body = item.id, item.body
-        signature = self._signer.sign(message_id, now_s, body).decode()
-        if self._former is not None and now_s < self._former_until_s:
-            signature += " " + self._former.sign(message_id, now_s, body).decode()
-        plain = message_id.replace("-", "")
-        trace = plain if item.root_id is message_id else item.root_id.replace("-", "")
-        # All of it is ASCII, which UTF-8 copies without a look at each character.
-        return (
-            f"{self._head}{len(body)}\r\nwebhook-id: {message_id}\r\nwebhook-timestamp: {now_s}\r\n"
-            f"webhook-signature: {signature}\r\nx-attempt: {item.attempts + 1}\r\n"
-            f"traceparent: 00-{trace}-{plain[16:]}-01\r\n\r\n"
-        ).encode()
+        message_id, body = item.id.encode(), item.body
+        signed = b"".join((message_id, stamp.dotted, body))
+        signature = self._signer.seal(signed)
+        if self._former is not None and stamp.from_ms < self._former_until_ms:
+            signature += b" v1," + self._former.seal(signed)
+        plain = message_id.replace(b"-", b"")
+        trace = plain if item.root_id is item.id else item.root_id.encode().replace(b"-", b"")
+        size = len(body)
+        return b"".join(
+            (
+                self._head,
+                _SIZES[size] if size < _SPELLED_BYTES else b"%d" % size,
+                b"\r\nwebhook-id: ",
+                message_id,
+                stamp.line,
+                signature,
+                _ATTEMPT_1 if not item.attempts else b"\r\nx-attempt: %d%b" % (item.attempts + 1, _TRACE),
+                trace,
+                b"-",
+                plain[16:],
+                b"-01\r\n\r\n",
+            )
+        )
 
 
 def _former(secret: str) -> Signer | None:

@@ -45,13 +45,12 @@ class Item(Struct, eq=False):
     sender: str | None
     conversation_id: str | None
     hop: int
-    attempts: int = 0
     announced: bool = False
     route: bytes | None = None
-    due_taken: bool = False
-    in_flight: bool = False
-    started_ms: int = 0
     held_ms: int = 0
+    attempts: int = 0
+    due_taken: bool = False
+    started_ms: int = 0
     attempts_before: int = 0
 
     @property
@@ -65,7 +64,16 @@ class Item(Struct, eq=False):
         return f"{self.mailbox.key}|{self.entry}"
 
 
-def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, waiter: str) -> Item:
+def item_of(
+    mailbox: "Mailbox",
+    entry: str,
+    envelope: Envelope,
+    body: bytes,
+    waiter: str,
+    announced: bool = False,
+    route: bytes | None = None,
+    held_ms: int = 0,
+) -> Item:
     """Return the item of an entry: of the envelope only what is asked for again, or memory would hold every
     waiting message twice."""
     created_at, expires_at, requirements = envelope.created_at, envelope.expires_at, envelope.requirements
@@ -85,6 +93,9 @@ def item_of(mailbox: "Mailbox", entry: str, envelope: Envelope, body: bytes, wai
         envelope.from_agent_id,
         envelope.conversation_id,
         envelope.hop,
+        announced,
+        route,
+        held_ms,
     )
     if envelope.tried is not UNSET and envelope.tried:
         item.attempts = item.attempts_before = envelope.tried[-1].attempts

@@ -185,13 +185,13 @@ class Mailroom:
         self.waiting[place] = mailbox
         if mailbox is not None:
             mailbox.held += 1
-            mailbox.endpoint.waiting += 1
+            mailbox.endpoint.note_waiting(1)
 
     def wake(self, place: str) -> None:
         """Note that a retry waits no more."""
         mailbox = self.waiting.pop(place, None)
         if mailbox is not None:
-            mailbox.endpoint.waiting -= 1
+            mailbox.endpoint.note_waiting(-1)
             self.release(mailbox)
 
     def update(self, endpoint: Endpoint, agent: Agent) -> None:

@@ -197,7 +197,8 @@ def kept_text(body: bytes) -> str | None:
 
 def may_speak(body: bytes) -> bool:
     """Tell whether the body of a 2xx can say more than "delivered"."""
-    return len(body) >= _SPEAKS_BYTES_MIN and (b'"status"' in body or b'"reply"' in body)
+    # `find`, because `in` costs bytes an exception inside before it looks.
+    return len(body) >= _SPEAKS_BYTES_MIN and (body.find(b'"status"') >= 0 or body.find(b'"reply"') >= 0)
 
 
 _SILENT: Final = _AgentAnswer()

@@ -92,8 +92,20 @@ class Settler:
 
     def finish_written(self, item: Item, event: bytes) -> None:
         """Settle an item that was delivered; its event is written already."""
-        self._finish(item)
-        self._note(event, item.id, _DELIVERED, item.waiter)
+        if item.waiter or item.due_taken or item.expires_ms is not None:
+            self._finish(item)
+            self._note(event, item.id, _DELIVERED, item.waiter)
+            return
+        # The same without what few items have, in one piece.
+        batch = self._batch
+        settlement = batch.settlement
+        events = settlement.events
+        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        batch.items.append(item)
+        self._last = item
+        events.append(event)
+        if len(events) >= SETTLE_BATCH_MAX or (self._timer is None and not self._is_closed):
+            self._send_soon()
 
     def set_aside(self, item: Item, detail: str, now_ms: int) -> None:
         """Take an entry that is no message out of its mailbox; the record keeps its bytes."""
@@ -175,11 +187,16 @@ class Settler:
         batch.settlement.events.append(event)
         if waiter and (rung := _RUNG.get(status)) is not None:
             batch.receipts.setdefault(waiter, []).append(Receipt(message_id, rung))
-        if len(batch.settlement.events) >= SETTLE_BATCH_MAX:
-            self._full.append(batch)
-            self._batch = _Batch()
+        if waiter and len(batch.settlement.events) < SETTLE_BATCH_MAX:
             self._flush()
-        elif waiter:
+        else:
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        """Send what is full at once, and anything else when it has lingered."""
+        if len(self._batch.settlement.events) >= SETTLE_BATCH_MAX:
+            self._full.append(self._batch)
+            self._batch = _Batch()
             self._flush()
         elif self._timer is None and not self._is_closed:
             self._timer = self._loop.call_later(LINGER_S, self._flush)

@@ -65,7 +65,7 @@ class DeliveryStats:
 
     def delivered(self, item: Item, duration_ms: int, now_ms: int) -> None:
         """Count one attempt that delivered, as `attempted` would."""
-        _SUCCESS_SECONDS.observe(duration_ms / 1000)
+        _SUCCESS_SECONDS.observe_ms(duration_ms)
         _OK.value += 1
         _DELIVERED.value += 1
         mailbox = item.mailbox
@@ -73,7 +73,7 @@ class DeliveryStats:
         if now_ms - endpoint.heard_ms >= HEARD_MS:
             endpoint.heard_ms = now_ms
             self._pushed(endpoint.agent.id, now_ms)
-        _LATENCY[mailbox.lane].observe((now_ms - item.created_ms) / 1000)
+        _LATENCY[mailbox.lane].observe_ms(now_ms - item.created_ms)
         if item.requirements:
             self._learn(endpoint.agent.id, item.requirements[0], True, duration_ms, now_ms)
 
@@ -81,13 +81,13 @@ class DeliveryStats:
         """Count one attempt and what it came to."""
         attempt = outcome.event.attempt
         assert attempt is not None
-        _SECONDS[attempt.status].observe(attempt.duration_ms / 1000)
+        _SECONDS[attempt.status].observe_ms(attempt.duration_ms)
         good = attempt.status is AttemptStatus.SUCCESS
         if good:
             _OK.inc()
             self._pushed(item.mailbox.endpoint.agent.id, now_ms)
             _DELIVERED.inc()
-            _LATENCY[item.mailbox.lane].observe((now_ms - item.created_ms) / 1000)
+            _LATENCY[item.mailbox.lane].observe_ms(now_ms - item.created_ms)
         else:
             metrics.ATTEMPTS.child(outcome=attempt.status.value, reason=_reason(outcome)).inc()
             if outcome.due_ms is not None:
