@@ -343,8 +343,9 @@ async def test_delivery_times_of_before_their_table_are_carried_over_exactly(
             assert found == expected(times, since, extra)
 
     await assert_counted(1, 0)
-    sent = envelope(to_agent_id=AGENTS[0], from_agent_id=AGENTS[1])
-    await record.write(pool, fold([settled(sent, at_ms=to_ms(sent.created_at) + 4)]))
+    made = from_ms(now_ms())
+    sent = envelope(created_at=made, to_agent_id=AGENTS[0], from_agent_id=AGENTS[1])
+    await record.write(pool, fold([settled(sent, at_ms=to_ms(made) + 4)]))
     await assert_counted(1, 1)
     await fold_all(pool)
     await assert_counted(1, 1)

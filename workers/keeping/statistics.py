@@ -20,7 +20,8 @@ from schema.limits import STATISTICS_MINUTES_KEPT_MS
 FOLD_S: Final = 5.0
 FOLD_MESSAGES_MAX: Final = 60_000
 """Changes per transaction: what is noted in five seconds at 12,000/s. Every fold touches the sums of all
-agents with traffic, so fewer and larger ones are cheaper (1,000 agents: 10 us a message by 10,000, 7 by 40,000)."""
+agents with traffic, so fewer and larger ones are cheaper (measured with 1,000 agents: 10 us a message by
+10,000 at a time, 7 by 40,000)."""
 FOLD_MESSAGES_MIN: Final = 100
 """After a failure half as much is tried: a machine so busy that a fold exceeds the time of a statement must
 not try the same one for ever."""
