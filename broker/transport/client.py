@@ -148,15 +148,7 @@ class PushClient:
 
     def answered(self, connection: Connection, push: Push, answer: Answer) -> None:
         if not connection.closing:
-            idle = self._idle.get(connection.origin)
-            if (
-                idle is None
-                or self._waiting
-                or connection.idle_since_ms - connection.born_ms > CONNECTION_AGE_MS_MAX
-            ):
-                self._release(connection)
-            else:
-                idle.append(connection)
+            self._release(connection)
         # As `_finish` does it: the way of nearly all.
         self.in_flight -= 1
         try:
