@@ -9,7 +9,7 @@ import msgspec
 from schema import limits
 from schema.errors import Rejected
 from schema.ids import parse_id
-from schema.ledger import Event, Receipt
+from schema.ledger import Event, Receipt, WholeEvent
 from schema.message import EMPTY_OBJECT, ContentRequirements, DeliveryOptions, Envelope
 
 encoder = msgspec.json.Encoder(decimal_format="number")
@@ -19,6 +19,7 @@ _envelope = msgspec.json.Decoder(Envelope)
 _requirements = msgspec.json.Decoder(ContentRequirements)
 _options = msgspec.json.Decoder(DeliveryOptions)
 _events = msgspec.json.Decoder(list[Event])
+_whole_events = msgspec.json.Decoder(list[WholeEvent])
 _receipts = msgspec.json.Decoder(list[Receipt])
 
 _OBJECT = ord("{")
@@ -27,6 +28,7 @@ _BACKSLASH = ord("\\")
 decode_stored_envelope = _envelope.decode
 """Decode an envelope the broker itself wrote; no checks."""
 decode_events = _events.decode
+decode_whole_events = _whole_events.decode
 decode_receipts = _receipts.decode
 
 

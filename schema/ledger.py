@@ -13,7 +13,7 @@ from enum import Enum
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from schema.delivery import Attempt
-from schema.message import Status
+from schema.message import Envelope, Status
 from schema.quick import quick
 
 
@@ -60,6 +60,13 @@ class Event(Struct, kw_only=True, gc=False, omit_defaults=True):
     raw: str | None = None
     stream: str | None = None
     detail: str | None = None
+
+
+class WholeEvent(Event, kw_only=True, gc=False, omit_defaults=True):
+    """An event as it is recorded: its message decoded with it, which takes two thirds of decoding it apart.
+    Where one message cannot be read, no event of the entry can: they are read as `Event` then."""
+
+    message: Envelope | UnsetType = UNSET  # type: ignore[assignment]  # the same, one step further
 
 
 class Progress(Struct, array_like=True, gc=False):

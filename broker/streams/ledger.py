@@ -1,13 +1,14 @@
 """Reading and cutting the ledger. Its one reader is the owner of the shard's `record` trade."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 
 from msgspec import MsgspecError, Struct
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
 from broker.streams.scripts import CUT
-from schema.codec import decode_events
+from schema.codec import decode_events, decode_whole_events
 from schema.ledger import Event, EventKind
 from schema.message import Reason
 
@@ -16,7 +17,7 @@ class LedgerEntry(Struct):
     """One entry: its stream id, its events in order, its size on the wire."""
 
     id: str
-    events: list[Event]
+    events: Sequence[Event]
     size_bytes: int
 
 
@@ -62,8 +63,9 @@ def _parse(entry: Reply, stream: str) -> LedgerEntry:
     entry_id, fields = entry[0].decode(), entry[1]
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     batch: bytes = values.get(b"b", b"")
+    events: Sequence[Event]
     try:
-        events = decode_events(batch)
+        events = _events(batch)
         if (ids := values.get(b"i")) is not None:
             for event, mailbox_entry in zip(events, ids.decode().split(" "), strict=True):
                 if mailbox_entry != "-":
@@ -72,6 +74,17 @@ def _parse(entry: Reply, stream: str) -> LedgerEntry:
         # Not written by us. Set aside with its bytes: the ledger behind it must not wait for ever.
         events = [_unreadable(entry_id, batch, stream, error)]
     return LedgerEntry(id=entry_id, events=events, size_bytes=len(batch))
+
+
+def _events(batch: bytes) -> Sequence[Event]:
+    """Return the events with their messages decoded; where one of these cannot be read, with none decoded.
+
+    Raises: MsgspecError.
+    """
+    try:
+        return decode_whole_events(batch)
+    except MsgspecError:
+        return decode_events(batch)
 
 
 def _unreadable(entry_id: str, batch: bytes, stream: str, error: Exception) -> Event:

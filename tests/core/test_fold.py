@@ -17,11 +17,11 @@ from ledger_events import (
     settled,
     succeeded,
 )
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
-from broker.core.fold import MessageRow, fold
+from broker.core.fold import MessageRow, _any_row, _delivered_at_once, fold
 from broker.core.lifecycle import rank
-from schema.codec import decode_events, encode
+from schema.codec import decode_events, decode_stored_envelope, decode_whole_events, encode
 from schema.ids import new_id
 from schema.ledger import Event, EventKind
 from schema.message import Envelope, Status
@@ -185,6 +185,25 @@ def test_rows_are_the_same_however_the_ledger_was_cut_and_reread(data: st.DataOb
     whole = fold(events)
     assert by_id(model.messages.values()) == by_id(whole.messages)
     assert model.attempts == attempt_keys(whole)
+
+
+@given(ledgers())
+def test_the_short_way_of_most_messages_says_what_the_long_one_says(events: list[Event]) -> None:
+    for event in events:
+        if event.message is UNSET:
+            continue
+        message = decode_stored_envelope(event.message)
+        if (row := _delivered_at_once(event, message)) is not None:
+            assert row == _any_row(event, message)
+    plain = settled(envelope(), route=Raw(b"{}"))
+    message = decode_stored_envelope(plain.message)
+    assert _delivered_at_once(plain, message) == _any_row(plain, message)
+
+
+@given(ledgers())
+def test_messages_may_be_decoded_with_their_events(events: list[Event]) -> None:
+    raw = encode(events)
+    assert by_id(fold(decode_whole_events(raw)).messages) == by_id(fold(decode_events(raw)).messages)
 
 
 @given(st.data())

@@ -3,8 +3,11 @@
 from base64 import b64decode
 
 import pytest
+from ledger_events import envelope, settled
+from msgspec import Raw
 from streams_rig import OWNER
 
+from broker.core.fold import fold
 from broker.streams.ledger import LedgerReader
 from schema.codec import encode
 from schema.errors import Fenced
@@ -63,3 +66,12 @@ async def test_an_entry_that_cannot_be_read_is_set_aside_with_its_bytes(connecti
     ]
     assert b64decode(odd.events[0].raw) == fields.get("b", b"")
     assert [one.id for one in after.events] == ["after"]
+
+
+async def test_a_message_that_cannot_be_read_costs_no_other_of_its_entry(connection, keys, raw):
+    good, bad = envelope(), envelope()
+    raw.xadd(keys.ledger, {"b": encode([settled(bad, message=Raw(b'{"id": 7}')), settled(good)])})
+    (entry,) = await LedgerReader(connection, shards=1).read(0, "0-0", count=10)
+    rows = fold(entry.events)
+    assert [row.id for row in rows.messages] == [good.id]
+    assert [(row.entry, row.raw) for row in rows.quarantine] == [(bad.id, b'{"id": 7}')]
