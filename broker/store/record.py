@@ -2,45 +2,44 @@
 
 Most messages are finished at their first attempt before they are first recorded. A batch of such goes
 straight into its day's partitions by one statement, which is a transaction by itself and refused where any of
-it is known; many of them, alone or among others, are copied (`broker.store.copying`). Everything else is
-merged: new messages and attempts by one statement, rows of messages written before, and quarantined entries,
-in the same transaction.
+it is known; so do many of them among others. Everything else is merged: new messages and attempts by one
+statement, rows of messages written before, and quarantined entries, in the same transaction.
 
 It does not decide what a bad row means: `broker.store.salvage` does.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import asyncpg
-from msgspec import UNSET
 
 from broker.core.fold import AttemptRow, MessageRow, Rows
-from broker.store import bounces, copying, quarantine
+from broker.store import bounces, packing, quarantine
 from broker.store.bounces import Ended
-from broker.store.columns import documents, numbers, texts
 from broker.store.faults import PartitionMissing
 from broker.store.pool import Connection, Pool
 from broker.store.statements import load
 from broker.store.window import EVER, made_within
-from schema.codec import encode
 from schema.errors import DataFault
 from schema.ledger import Progress
-from schema.message import Envelope, Status
+from schema.message import Status
 from schema.times import as_utc, from_ms
 
-_MESSAGES: Final = load("record_messages")
+_MESSAGES: Final = load("record_messages").format(attempts="message_delivery_log")
 _NEW: Final = load("record_new")
 _UPDATES: Final = load("record_updates")
 _AGENTS: Final = load("record_attempt_agents")
-COPIED_ROWS_MIN: Final = 256
-"""Below, the four round trips more that copying takes, and packing fields, cost what it saves (measured)."""
+NEW_AMONG_OTHERS_MIN: Final = 128
+"""Below, the statement more that new messages among others take costs what it saves."""
 TOLD_RESULT_CHARS_MAX: Final = 4_096
 """Who waits for a message with a longer result reads it: words over pub/sub are kept short."""
 _BAD: Final = (Status.FAILED, Status.EXPIRED)
+_DELIVERED: Final = Status.DELIVERED
+_PROCESSED: Final = Status.PROCESSED
+_DAY_MS: Final = 86_400_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 
 
 async def write(pool: Pool, rows: Rows) -> list[str]:
@@ -48,44 +47,77 @@ async def write(pool: Pool, rows: Rows) -> list[str]:
 
     Raises: StoreUnavailable, DataFault, PartitionMissing.
     """
-    new = [row for row in rows.messages if copying.is_new(row)]
-    try:
-        if len(new) >= COPIED_ROWS_MIN:
-            return await _copy(pool, rows, new)
-        if new and len(new) == len(rows.messages) and (days := _one_day(rows)) is not None:
-            return await _insert(pool, rows, *days)
-    except DataFault:
-        pass  # Some of it is known already, or is refused: merging tells which.
+    new = [row for row in rows.messages if is_new(row)]
+    if new and (len(new) == len(rows.messages) or len(new) >= NEW_AMONG_OTHERS_MIN):
+        try:
+            if (days := _one_day(new, rows)) is not None:
+                return await _insert(pool, rows, new, *days)
+        except DataFault:
+            pass  # Some of it is known already, or is refused: merging tells which.
     return await _merge(pool, rows)
 
 
-def _one_day(rows: Rows) -> tuple[str, str] | None:
-    """Return the partitions that new messages and attempts go into; None where `_insert` cannot take them:
-    they are of several days, or somebody waits for a result, which only the database knows how it writes."""
-    if rows.quarantine or _whose(rows.attempts):
-        return None
-    if rows.waiting and any(row.result is not None for row in rows.messages):
+def is_new(row: MessageRow) -> bool:
+    """Tell whether a row is of a message finished at its first attempt, so that nothing is on record yet."""
+    return (
+        (row.status is _DELIVERED or row.status is _PROCESSED)
+        and row.message is not None
+        and row.retry_count == 0
+        and row.round == 0
+        and row.to is not None
+        and row.delivered_ms is not None
+        and row.placed_ms is not None
+        and row.mailbox_entry is None
+        and row.reason is None
+    )
+
+
+def _one_day(new: list[MessageRow], rows: Rows) -> tuple[str, str] | None:
+    """Return the partitions that new messages and the attempts go into; None where `_insert` cannot take
+    them: they are of several days, or somebody waits for a result, which only the database knows how it
+    writes."""
+    waited = {message_id for _, message_id in rows.waiting}
+    if waited and any(row.result is not None and row.id in waited for row in new):
         return None
     try:
-        messages = {copying.partition_of_message(row) for row in rows.messages}
-        attempts = {copying.partition_of_attempt(row) for row in rows.attempts}
+        messages = {row.created_at.toordinal() for row in new if row.created_at is not None}
+        attempts = {row.attempt.attempted_ms // _DAY_MS for row in rows.attempts}
+        if len(messages) != 1 or len(attempts) > 1:
+            return None
+        day = messages.pop() - _EPOCH_ORDINAL
+        return _partition("agent_messages", day), _partition(
+            "message_delivery_log", attempts.pop() if attempts else day
+        )
     except OverflowError:
         return None
-    return (messages.pop(), attempts.pop()) if len(messages) == len(attempts) == 1 else None
 
 
-async def _insert(pool: Pool, rows: Rows, messages: str, attempts: str) -> list[str]:
-    """Insert new messages and attempts into these partitions, by one statement."""
-    packed = *_packed_new(rows.messages), *_packed_attempts(rows.attempts)
-    async with pool.connection() as connection:
+@lru_cache(64)
+def _partition(table: str, day: int) -> str:
+    """Return the name of a table's partition of a day (UTC, counted from 1970)."""
+    return f"{table}_p{_EPOCH + timedelta(days=day):%Y%m%d}"
+
+
+async def _insert(pool: Pool, rows: Rows, new: list[MessageRow], messages: str, attempts: str) -> list[str]:
+    """Insert new messages and all attempts into these partitions by one statement; write what else there is
+    in the same transaction."""
+    statement = _NEW.format(messages=messages, attempts=attempts)
+    packed = packing.new(new, rows.attempts)
+    others = [row for row in rows.messages if not is_new(row)] if len(new) < len(rows.messages) else []
+    named = _whose(rows.attempts)
+    missing: list[str] = []
+    is_alone = not (others or rows.quarantine or named)
+    async with pool.connection() if is_alone else pool.transaction() as connection:
         try:
-            await connection.execute(_NEW.format(messages=messages, attempts=attempts), *packed)
+            await connection.execute(statement, *packed)
         except asyncpg.UndefinedTableError as error:
             raise PartitionMissing(str(error)) from error
+        if not is_alone:
+            missing = await _write_others(connection, rows, others, named)
     if rows.waiting:
-        written = {row.id: row for row in rows.messages}
-        rows.progress.update((id, _progress(written[id])) for _, id in rows.waiting)
-    return []
+        written = {row.id: row for row in new}
+        rows.progress.update((id, _progress(written[id])) for _, id in rows.waiting if id in written)
+    return missing
 
 
 def _progress(row: MessageRow) -> Progress:
@@ -102,23 +134,17 @@ def _progress(row: MessageRow) -> Progress:
     )
 
 
-async def _copy(pool: Pool, rows: Rows, new: list[MessageRow]) -> list[str]:
-    """Copy new messages and all attempts; write what else there is in the same transaction."""
-    copies = copying.packed(new, rows.attempts)
-    others = (
-        [row for row in rows.messages if not copying.is_new(row)] if len(new) < len(rows.messages) else []
-    )
+async def _write_others(
+    connection: Connection, rows: Rows, others: list[MessageRow], named: list[AttemptRow]
+) -> list[str]:
+    """Write what a batch of new messages holds beside them."""
+    await _name_agents(connection, named)
     whole = [row for row in others if row.message is not None]
-    async with pool.transaction() as connection:
-        await copying.run(connection, copies)
-        await _name_agents(connection, _whose(rows.attempts))
-        if whole:
-            await connection.execute(
-                _MESSAGES, *_packed_messages(whole), *_packed_attempts([]), _requirements(whole), None
-            )
-        missing, ended = await _change(connection, [row for row in others if row.message is None])
-        await quarantine.insert(connection, rows.quarantine)
-        await _tell(connection, ended + _badly_ended(whole))
+    if whole:
+        await connection.execute(_MESSAGES, *packing.known(whole, [], []))
+    missing, ended = await _change(connection, [row for row in others if row.message is None])
+    await quarantine.insert(connection, rows.quarantine)
+    await _tell(connection, ended + _badly_ended(whole))
     return missing
 
 
@@ -126,12 +152,7 @@ async def _merge(pool: Pool, rows: Rows) -> list[str]:
     """Write all by statements that find out what is new and what is not."""
     whole = [row for row in rows.messages if row.message is not None]
     changes = [row for row in rows.messages if row.message is None]
-    packed = (
-        *_packed_messages(whole),
-        *_packed_attempts(rows.attempts),
-        _requirements(whole),
-        texts([message_id for _, message_id in rows.waiting]),
-    )
+    packed = packing.known(whole, rows.attempts, [message_id for _, message_id in rows.waiting])
     ended = _badly_ended(whole)
     named = _whose(rows.attempts)
     if not (changes or rows.quarantine or ended or named):
@@ -211,131 +232,10 @@ async def _change(connection: Connection, rows: list[MessageRow]) -> tuple[list[
     for window in (made_within(left), EVER):
         if not left:
             break
-        found = await connection.fetch(_UPDATES, *_packed_changes(list(left.values())), *window)
+        found = await connection.fetch(_UPDATES, *packing.changes(list(left.values())), *window)
         for record in found:
             message_id = str(record["id"])
             left.pop(message_id, None)
             if message_id in bad:
                 ended.append((message_id, record["created_at"]))
     return list(left), ended
-
-
-Packed = Sequence[str | None]
-
-
-# `_value_` below is what `value` returns, without the 0.2 us a property of an Enum takes CPython 3.11.
-
-
-def _packed_messages(rows: list[MessageRow]) -> Packed:
-    """Return $1..$25 of record_messages.sql."""
-    messages = [row.message for row in rows if row.message is not None]
-    return (
-        texts([row.id for row in rows]),
-        texts([message.from_agent_id for message in messages]),
-        texts([row.to for row in rows]),
-        texts([message.root_id if message.root_id != message.id else None for message in messages]),
-        texts([message.reply_to for message in messages]),
-        numbers([_microseconds(row.created_at) for row in rows]),
-        numbers([_microseconds(message.expires_at) for message in messages]),
-        numbers([_deliver_at(message) for message in messages]),
-        *_packed_progress(rows),
-        numbers([message.priority for message in messages]),
-        numbers([message.hop for message in messages]),
-        numbers([row.round for row in rows]),
-        texts([row.status._value_ for row in rows]),
-        texts([message.message_type for message in messages]),
-        texts([message.conversation_id for message in messages]),
-        texts([row.mailbox_entry for row in rows]),
-        texts([row.reason for row in rows]),
-        documents([message.content for message in messages]),
-        documents([message.metadata for message in messages]),
-        documents([row.result for row in rows]),
-        documents([row.route for row in rows]),
-    )
-
-
-def _packed_new(rows: list[MessageRow]) -> Packed:
-    """Return $1..$21 of record_new.sql."""
-    messages = [row.message for row in rows if row.message is not None]
-    return (
-        texts([row.id for row in rows]),
-        texts([message.from_agent_id for message in messages]),
-        texts([row.to for row in rows]),
-        texts([message.root_id if message.root_id != message.id else None for message in messages]),
-        texts([message.reply_to for message in messages]),
-        numbers([_microseconds(row.created_at) for row in rows]),
-        numbers([_microseconds(message.expires_at) for message in messages]),
-        numbers([_deliver_at(message) for message in messages]),
-        numbers([row.delivered_ms for row in rows]),
-        numbers([row.processed_ms for row in rows]),
-        numbers([row.placed_ms for row in rows]),
-        numbers([message.priority for message in messages]),
-        numbers([message.hop for message in messages]),
-        texts([row.status._value_ for row in rows]),
-        texts([message.message_type for message in messages]),
-        texts([message.conversation_id for message in messages]),
-        documents([message.content for message in messages]),
-        documents([message.metadata for message in messages]),
-        documents([row.result for row in rows]),
-        documents([row.route for row in rows]),
-        _requirements(rows),
-    )
-
-
-def _packed_changes(rows: list[MessageRow]) -> Packed:
-    """Return $1..$13 of record_updates.sql."""
-    return (
-        texts([row.id for row in rows]),
-        texts([row.to for row in rows]),
-        *_packed_progress(rows),
-        numbers([row.round for row in rows]),
-        texts([row.status._value_ for row in rows]),
-        texts([row.mailbox_entry for row in rows]),
-        texts([row.reason for row in rows]),
-        documents([row.result for row in rows]),
-        documents([row.route for row in rows]),
-    )
-
-
-def _packed_progress(rows: list[MessageRow]) -> Packed:
-    return (
-        numbers([row.delivered_ms for row in rows]),
-        numbers([row.processed_ms for row in rows]),
-        numbers([row.next_attempt_ms for row in rows]),
-        numbers([row.placed_ms for row in rows]),
-        numbers([row.retry_count for row in rows]),
-    )
-
-
-def _packed_attempts(rows: list[AttemptRow]) -> Packed:
-    """Return $26..$34 of record_messages.sql."""
-    attempts = [row.attempt for row in rows]
-    return (
-        texts([row.message_id for row in rows]),
-        numbers([attempt.round for attempt in attempts]),
-        numbers([attempt.number for attempt in attempts]),
-        texts([attempt.status._value_ for attempt in attempts]),
-        numbers([attempt.response_code for attempt in attempts]),
-        texts([attempt.response_body for attempt in attempts]),
-        texts([attempt.error for attempt in attempts]),
-        numbers([attempt.duration_ms for attempt in attempts]),
-        numbers([attempt.attempted_ms for attempt in attempts]),
-    )
-
-
-def _requirements(rows: list[MessageRow]) -> str | None:
-    """Return $35 of record_messages.sql."""
-    needed = [row.message.requirements if row.message is not None else UNSET for row in rows]
-    return texts([encode(one).decode() if isinstance(one, list) else None for one in needed])
-
-
-def _deliver_at(message: Envelope) -> int | None:
-    return _microseconds(message.deliver_at) if isinstance(message.deliver_at, datetime) else None
-
-
-def _microseconds(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND

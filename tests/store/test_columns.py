@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from broker.store.columns import NULL, SEPARATOR, documents, numbers, texts
+from broker.store.columns import NULL, SEPARATOR, Alike, documents, numbers, texts
 from broker.store.pool import Pool
 from schema.errors import DataFault
 
@@ -46,3 +46,25 @@ def test_columns_without_any_value_are_left_out() -> None:
     assert numbers([0, None]) is None
     assert documents([None]) is None
     assert texts([]) is None
+
+
+def test_what_every_row_says_travels_once() -> None:
+    alike = Alike()
+    columns = [
+        alike.texts(["a", "a"]),
+        alike.texts(["", ""]),
+        alike.texts(["a", "b"]),
+        alike.texts([None, None]),
+        alike.numbers([0, 0]),
+        alike.numbers([1, None]),
+        alike.documents([Raw(b"{}"), Raw(b"{}")]),
+        alike.texts([]),
+    ]
+    assert columns == [None, None, texts(["a", "b"]), None, None, numbers([1, None]), None, None]
+    assert alike.values == ["a", "", None, None, "0", None, "{}", None]
+
+
+@pytest.mark.parametrize("values", [[SEPARATOR], [f"a{SEPARATOR}"] * 2])
+def test_what_every_row_says_is_refused_as_what_one_says_is(values: list[str]) -> None:
+    with pytest.raises(DataFault):
+        Alike().texts(values)

@@ -1,4 +1,4 @@
-"""Copying rows: it says exactly what merging would have said, and gives way where something is known."""
+"""New messages: inserted, they say exactly what merged ones say, and it gives way where one is known."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +7,7 @@ from ledger_events import AGENTS, envelope, failed, now_ms, settled, succeeded
 from msgspec import Raw
 
 from broker.core.fold import Rows, fold
-from broker.store import binary, copying, messages, partitions, record, statistics
+from broker.store import messages, partitions, record, statistics
 from broker.store.faults import PartitionMissing
 from broker.store.pool import Pool
 from broker.store.salvage import save
@@ -15,17 +15,9 @@ from schema.ids import new_id
 from schema.ledger import Event, EventKind
 from schema.message import Status
 
-MANY = record.COPIED_ROWS_MIN
+MANY = record.NEW_AMONG_OTHERS_MIN
 EVERYTHING = "SELECT * FROM agent_messages ORDER BY id"
 EVERY_ATTEMPT = "SELECT * FROM message_delivery_log ORDER BY message_id, attempt"
-
-
-@pytest.fixture(params=["copied", "inserted"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same rows copied, as many are, and inserted, as few are."""
-    if request.param == "inserted":
-        monkeypatch.setattr(record, "COPIED_ROWS_MIN", MANY * 2)
-    return request.param
 
 
 def varied(count: int = MANY) -> list[Event]:
@@ -64,8 +56,7 @@ async def written(pool: Pool) -> tuple[object, ...]:
 
 async def merge_alone(pool: Pool, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(record, "COPIED_ROWS_MIN", MANY * 2)
-        patch.setattr(record, "_one_day", lambda rows: None)
+        patch.setattr(record, "is_new", lambda row: False)
         await record.write(pool, rows)
 
 
@@ -73,28 +64,30 @@ async def emptied(pool: Pool) -> None:
     await pool.execute("TRUNCATE agent_messages, message_delivery_log, statistics_deltas")
 
 
-async def test_copied_rows_say_what_merged_ones_say(any_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inserted_rows_say_what_merged_ones_say(
+    any_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = fold(varied())
-    assert all(map(copying.is_new, rows.messages))
+    assert all(map(record.is_new, rows.messages))
     await record.write(any_pool, rows)
-    copied = await written(any_pool)
-    assert len(copied[0]) == len(copied[1]) == MANY
+    inserted = await written(any_pool)
+    assert len(inserted[0]) == len(inserted[1]) == MANY
     await emptied(any_pool)
     await merge_alone(any_pool, rows, monkeypatch)
-    assert await written(any_pool) == copied
+    assert await written(any_pool) == inserted
 
 
-async def test_copied_rows_are_counted_for_sender_and_recipient_alike(
+async def test_inserted_rows_are_counted_for_sender_and_recipient_alike(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = fold(varied())
     await record.write(pool, rows)
-    copied = [await statistics.read(pool, agent, minutes_since_ms=0) for agent in AGENTS]
-    assert sum(total.messages for total in copied[0].totals if total.side == "received") == MANY
-    assert sum(total.messages for total in copied[1].totals if total.side == "sent") == MANY // 8
+    inserted = [await statistics.read(pool, agent, minutes_since_ms=0) for agent in AGENTS]
+    assert sum(total.messages for total in inserted[0].totals if total.side == "received") == MANY
+    assert sum(total.messages for total in inserted[1].totals if total.side == "sent") == MANY // 8
     await emptied(pool)
     await merge_alone(pool, rows, monkeypatch)
-    assert [await statistics.read(pool, agent, minutes_since_ms=0) for agent in AGENTS] == copied
+    assert [await statistics.read(pool, agent, minutes_since_ms=0) for agent in AGENTS] == inserted
 
 
 async def test_a_batch_read_again_changes_and_counts_nothing(pool: Pool) -> None:
@@ -151,8 +144,6 @@ async def test_rows_of_two_days_go_into_both(pool: Pool) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     events = varied()
     events[5] = settled(envelope(created_at=yesterday), at_ms=int(yesterday.timestamp() * 1000))
-    packed = copying.packed(fold(events).messages, fold(events).attempts)
-    assert len({copy.table for copy in packed}) == 5
     await record.write(pool, fold(events))
     assert len(await pool.fetch(EVERYTHING)) == len(await pool.fetch(EVERY_ATTEMPT)) == MANY
 
@@ -184,15 +175,32 @@ async def test_a_row_that_is_refused_leaves_the_others_in_place(pool: Pool, bad:
 )  # fmt: skip
 def test_only_what_was_finished_at_its_first_attempt_is_new(difference: dict) -> None:
     (row,) = fold([settled(envelope())]).messages
-    assert copying.is_new(row)
+    assert record.is_new(row)
     for name, value in difference.items():
         setattr(row, name, value)
-    assert not copying.is_new(row)
+    assert not record.is_new(row)
 
 
-def test_ids_are_unpacked_and_anything_else_is_refused() -> None:
-    ids = [new_id() for _ in range(3)]
-    assert [one.hex() for one in binary.uuids(ids)] == [id.replace("-", "") for id in ids]
-    for bad in ("", "x" * 36, ids[0][:-1], ids[0] + "0"):
-        with pytest.raises(ValueError):
-            binary.uuids([ids[0], bad, ids[2]])
+@pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "different"])
+async def test_rows_say_the_same_however_many_are_written_at_once(pool: Pool, is_alike: bool) -> None:
+    events = [finished(0 if is_alike else number) for number in range(16)]
+    await record.write(pool, fold(events))
+    together = await written(pool)
+    assert len(together[0]) == len(together[1]) == 16
+    await emptied(pool)
+    for event in events:
+        await record.write(pool, fold([event]))
+    assert await written(pool) == together
+
+
+async def test_attempts_are_written_whether_or_not_each_message_has_one(pool: Pool) -> None:
+    events = varied(8)
+    for event in events[2:4]:
+        event.attempt = None
+    await record.write(pool, fold(events))
+    tried = {str(row["message_id"]) for row in await pool.fetch(EVERY_ATTEMPT)}
+    assert tried == {event.id for event in (*events[:2], *events[4:])}
+    untried = settled(envelope(), attempt=None)
+    await record.write(pool, fold([untried]))
+    assert len(await pool.fetch(EVERYTHING)) == 9
+    assert len(await pool.fetch(EVERY_ATTEMPT)) == 6
