@@ -3,6 +3,7 @@ news by a minute. Losing a round (Postgres away) costs nothing: the next use cou
 
 import asyncio
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from broker.store import keys as stored_keys
@@ -12,6 +13,8 @@ from schema.errors import DataFault, Unavailable
 ROUND_S: Final = 30.0
 KEYS_USED_MAX: Final = 20_000
 """Keys in one round; more are noted in the next."""
+ROWS_MAX: Final = 1_000
+"""Keys in one statement, which locks their rows: who revokes one waits for it."""
 
 
 class KeyUse:
@@ -35,5 +38,7 @@ class KeyUse:
     async def write_down(self) -> None:
         """Note everything used since the last time."""
         used_ms, self._used_ms = self._used_ms, {}
+        rest = iter(used_ms.items())
         with suppress(Unavailable, DataFault):
-            await stored_keys.note_used(self._pool, used_ms)
+            while some := dict(islice(rest, ROWS_MAX)):
+                await stored_keys.note_used(self._pool, some)

@@ -1,7 +1,7 @@
 """API keys of agents over HTTP: who may see, add, rotate and revoke them, and how soon it counts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -11,9 +11,10 @@ from gateway_rig import Register, calling, held, settings_for, until_ready
 
 from broker.core import keys
 from broker.core.signing import Signer, is_signed
-from broker.gateway import key_lookups, keyring
+from broker.gateway import key_lookups, key_use, keyring
 from broker.gateway.call import AGENT_SCOPES
 from broker.gateway.serve import Running
+from broker.store import keys as stored_keys
 from schema import limits
 
 ALL_SCOPES = sorted(scope.value for scope in AGENT_SCOPES)
@@ -318,6 +319,26 @@ async def test_what_was_read_before_a_key_was_revoked_is_not_believed_after_it(
     assert await works(gateway, agent["api_key"])
     monkeypatch.undo()
     assert not await works(gateway, agent["api_key"])
+
+
+async def test_uses_of_many_keys_are_noted_a_few_in_a_statement(
+    gateway: Running, register: Register, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, statements, names = stored_keys.note_used, [], ["x", "y", "z"]
+
+    async def noted(pool: Any, used_ms: Mapping[str, int]) -> None:
+        statements.append(len(used_ms))
+        await note(pool, used_ms)
+
+    monkeypatch.setattr(key_use, "ROWS_MAX", 2)
+    monkeypatch.setattr(stored_keys, "note_used", noted)
+    for name in names:
+        assert await works(gateway, (await register(name))["api_key"])
+    await gateway.services.key_use.write_down()
+    assert statements == [2, 1]
+    for name in names:
+        [key] = (await http.get(f"/api/agents/{name}/keys")).json()
+        assert key["last_used_at"] is not None
 
 
 async def test_the_last_use_is_noted_to_the_minute(
