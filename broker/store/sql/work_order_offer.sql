@@ -1,6 +1,8 @@
 -- Offer order $1 to up to $4 agents that can take it, those heard of last first; return them.
 -- $2 now, $3 the round (leases given so far), $5 how many it may be offered to in a round.
 -- An agent gets an offer once a round, and none after it has declined.
+-- When somebody was heard of last is up to two minutes old here (agents_heartbeats.sql): the order says who has
+-- been silent for long, not who spoke last.
 INSERT INTO work_order_offers (order_id, agent_id, offered_at, round)
 SELECT w.id, a.id, $2, $3
 FROM work_orders AS w
