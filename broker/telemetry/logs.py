@@ -93,6 +93,8 @@ def described(error: BaseException) -> str:
     """Return an exception's type, and its text where that can hold nothing of anybody's."""
     kind = type(error).__name__
     if isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) == 1:
+            return described(error.exceptions[0])
         return f"{kind}: {len(error.exceptions)} exceptions"
     if _State.threshold <= _RANK["debug"] or isinstance(error, BrokerError):
         return f"{kind}: {error}"

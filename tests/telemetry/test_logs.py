@@ -80,6 +80,8 @@ def test_an_error_shows_where_it_came_from_and_not_what_it_choked_on(
         (OSError(111, "what somebody sent"), "ConnectionRefusedError: Connection refused"),
         (OSError("what somebody sent"), "OSError"),
         (RuntimeError(), "RuntimeError"),
+        (ExceptionGroup("g", [ExceptionGroup("h", [StoreUnavailable("away")])]), "StoreUnavailable: away"),
+        (ExceptionGroup("g", [RuntimeError(), OSError()]), "ExceptionGroup: 2 exceptions"),
     ],
 )
 def test_texts_of_ours_and_of_the_system_are_shown(
