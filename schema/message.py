@@ -37,12 +37,13 @@ class Lane(Enum):
 
 
 LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.LOW)
-_LANE_OF: Final = (Lane.HIGH,) * 4 + (Lane.NORMAL,) * 4 + (Lane.LOW,) * 3
+LANE_OF: Final = (Lane.HIGH,) * 4 + (Lane.NORMAL,) * 4 + (Lane.LOW,) * 3
+"""The lane by priority."""
 
 
 def lane_of(priority: int) -> Lane:
     """Return the lane of a priority from 1 to 10: 1-3 high, 4-7 normal, 8-10 low."""
-    return _LANE_OF[priority]
+    return LANE_OF[priority]
 
 
 @quick

@@ -207,6 +207,10 @@ class FairShare:
 
     def is_over(self, sender: str, now_ms: float) -> bool:
         """Count a message; tell whether it has to wait behind the others."""
+        return self.within(sender, now_ms) == 0
+
+    def within(self, sender: str, now_ms: float, count: int = 1) -> int:
+        """Count messages; return how many of them, the first ones, need not wait behind the others."""
         full_ms = self._full_ms.get(sender, 0.0)
         if full_ms <= now_ms:
             full_ms = now_ms
@@ -214,12 +218,15 @@ class FairShare:
             if len(self._full_ms) >= self._senders_max:
                 self._full_ms.clear()
                 self._over.clear()
-        full_ms += self._interval_ms
-        if full_ms > now_ms + self._window_ms:
-            full_ms = now_ms + self._window_ms
+        room_ms = now_ms + self._window_ms - full_ms
+        counted_ms = count * self._interval_ms
+        fitting = 0 if sender in self._over else count
+        if counted_ms > room_ms:
+            fitting = min(fitting, int(room_ms / self._interval_ms))
+            counted_ms = room_ms
             self._over.add(sender)
-        self._full_ms[sender] = full_ms
-        return sender in self._over
+        self._full_ms[sender] = full_ms + counted_ms
+        return fitting
 
 
 def _reached(held: int, bound: int) -> bool:

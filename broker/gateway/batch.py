@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from broker.gateway import plain_messages
 from broker.gateway.accepting import accept, accept_at_once
 from broker.gateway.access import acting_agent
 from broker.gateway.call import Call, Reply
@@ -20,11 +21,13 @@ from broker.gateway.errors import error_body
 from broker.gateway.json_bounds import is_plain
 from broker.gateway.reading import BodyReader
 from broker.gateway.sending import check_message
+from broker.streams.ingress import Written, written
 from broker.telemetry import metrics
 from schema import limits
+from schema.codec import encode
 from schema.errors import BrokerError, Malformed, Rejected, TooLarge
-from schema.http import BatchReply, BatchResult
-from schema.message import EMPTY_OBJECT, Envelope, SendRequest
+from schema.http import BatchResult
+from schema.message import EMPTY_OBJECT, SendRequest
 from schema.times import from_ms
 
 PUBLISHED: Final = metrics.PUBLISHED.child(door="batch")
@@ -64,46 +67,96 @@ _array: Final = msgspec.json.Decoder(list[msgspec.Raw])
 async def send_batch(call: Call[bytes, SendBatchQuery]) -> Reply:
     """Send up to 1,000 messages, as an array or as NDJSON. Each is accepted or refused on its own: `results`
     holds, in the same order, the id or the error of each. The reply comes once those accepted are on disk."""
-    services, gatekeeper = call.services, call.services.gatekeeper
-    has_rates = gatekeeper.has_rates and call.principal.metered is not None
-    requests = _read_together(call.body)
-    readings: Sequence[Callable[[], SendRequest]]
-    if requests is not None:
-        readings = [partial(_reader.checked, request) for request in requests]
+    batch = _Batch(call)
+    together = _read_together(call.body)
+    if together is not None:
+        await batch.take_together(*together)
     else:
-        readings = [partial(_read, part) for part in _split(call.body)]
-    results: list[BatchResult] = []
-    envelopes: list[Envelope] = []
-    senders: dict[str | None, str | None] = {}
-    now = from_ms(services.now_ms())
-    for number, read in enumerate(readings):
-        if number and number % MESSAGES_PER_TURN == 0:
-            await asyncio.sleep(0)
+        for number, part in enumerate(_split(call.body)):
+            if number and number % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)
+            await batch.take(partial(_read, part))
+    if batch.runs:
+        await call.services.publish_runs(batch.runs)
+        PUBLISHED.inc(sum(len(messages) for _, messages in batch.runs))
+    return Reply(body=batch.reply())
+
+
+class _Batch:
+    """What has become of the messages so far."""
+
+    def __init__(self, call: Call[bytes, SendBatchQuery]) -> None:
+        self._call = call
+        self._services = call.services
+        self._is_counted = call.services.gatekeeper.counts(call.principal.metered)
+        self._results: list[str] = []
+        """As JSON."""
+        self._senders: dict[str | None, str | None] = {}
+        self._now = from_ms(call.services.now_ms())
+        self.runs: list[tuple[str | None, list[Written]]] = []
+
+    async def take_together(self, requests: Sequence[SendRequest], contents: Sequence[str]) -> None:
+        """Take what was read by one decode, its rules not checked yet."""
+        services, senders, moment = self._services, self._senders, encode(self._now).decode()
+        recipients: plain_messages.Recipients = {}
+        for number, (request, content) in enumerate(zip(requests, contents, strict=True)):
+            if number and number % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)
+                recipients.clear()
+            if request.from_agent_id in senders and not self._is_counted:
+                sender = senders[request.from_agent_id]
+                plain = plain_messages.take(services, request, content, sender, recipients)
+                if plain is not None:
+                    message = plain_messages.travelling(plain, moment)
+                    self.note(sender, plain[0], (plain[1], request.priority, message))
+                    continue
+            await self.take(partial(_reader.checked, request))
+            recipients.clear()
+
+    async def take(self, read: Callable[[], SendRequest]) -> None:
+        """Take one message, whatever it is."""
+        call, services, senders = self._call, self._services, self._senders
         try:
             request = read()
             if request.from_agent_id not in senders:
                 senders[request.from_agent_id] = await _sender(call, request.from_agent_id)
             sender = senders[request.from_agent_id]
-            envelope = accept_at_once(services, request, sender, now)
+            envelope = accept_at_once(services, request, sender, self._now)
             if envelope is None:
                 envelope = await accept(services, request, sender)
-            if has_rates:
-                gatekeeper.spend(call.principal.metered, envelope)
+            if self._is_counted:
+                services.gatekeeper.spend(call.principal.metered, envelope)
         except BrokerError as error:
-            results.append(BatchResult(error=error_body(error)))
+            self.refuse(error)
         else:
-            envelopes.append(envelope)
-            results.append(BatchResult(id=envelope.id))
-    if envelopes:
-        await services.publish(envelopes)
-        PUBLISHED.inc(len(envelopes))
-    return Reply(body=BatchReply(results=results, durability=services.durability))
+            self.note(sender, envelope.id, written(envelope))
+
+    def reply(self) -> bytes:
+        """Return what becomes of them all, as JSON of a `BatchReply`."""
+        durability = self._services.durability
+        more = "" if durability is None else f',"durability":"{durability}"'
+        return f'{{"results":[{",".join(self._results)}]{more}}}'.encode()
+
+    def refuse(self, error: BrokerError) -> None:
+        """Note a message that is not published."""
+        self._results.append(encode(BatchResult(error=error_body(error))).decode())
+
+    def note(self, sender: str | None, message_id: str, message: Written) -> None:
+        """Note a message that is to be published."""
+        runs = self.runs
+        if not runs or runs[-1][0] != sender:
+            runs.append((sender, []))
+        runs[-1][1].append(message)
+        self._results.append(f'{{"id":"{message_id}"}}')
 
 
-def _read_together(body: bytes) -> Sequence[SendRequest] | None:
-    """Return the messages of an array by one decode, where nothing about its JSON needs a closer look; their
-    rules are not checked yet. None says nothing: then each is read by itself, which finds what is wrong."""
-    if len(body) > TOGETHER_BYTES_MAX or body.count(b"{") > TOGETHER_OBJECTS_MAX or not is_plain(body):
+def _read_together(body: bytes) -> tuple[Sequence[SendRequest], Sequence[str]] | None:
+    """Return the messages of an array by one decode, and the content of each, where nothing about its JSON
+    needs a closer look; their rules are not checked yet. None says nothing: then each is read by itself,
+    which finds what is wrong."""
+    if len(body) > TOGETHER_BYTES_MAX or not is_plain(body):
+        return None
+    if len(body) > 2 * TOGETHER_OBJECTS_MAX and body.count(b"{") > TOGETHER_OBJECTS_MAX:
         return None
     try:
         requests = _together.decode(body)
@@ -111,18 +164,17 @@ def _read_together(body: bytes) -> Sequence[SendRequest] | None:
         return None
     if not 0 < len(requests) <= limits.BATCH_MESSAGES_MAX:
         return None
-    for request in requests:
-        if not _is_small(bytes(request.content)):
-            return None
-        if request.metadata != EMPTY_OBJECT and not _is_small(bytes(request.metadata)):
-            return None
-    return requests
+    contents = [str(request.content, "utf-8") for request in requests]
+    others = [str(request.metadata, "utf-8") for request in requests if request.metadata is not EMPTY_OBJECT]
+    # What is flat and short is small; counting costs several times as much as finding that out.
+    nested = [part for part in contents if len(part) >= SMALL_KEYS or "[" in part or part.rfind("{") > 0]
+    return (requests, contents) if all(map(_is_small, nested + others)) else None
 
 
-def _is_small(part: bytes) -> bool:
+def _is_small(part: str) -> bool:
     """Tell whether two of these, with a message around them, are within the bounds of depth and keys."""
-    return part.count(b"{") + part.count(b"[") < limits.JSON_DEPTH_MAX and (
-        len(part) < SMALL_KEYS or part.count(b":") < SMALL_KEYS
+    return part.count("{") + part.count("[") < limits.JSON_DEPTH_MAX and (
+        len(part) < SMALL_KEYS or part.count(":") < SMALL_KEYS
     )
 
 

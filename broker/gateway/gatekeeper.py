@@ -112,6 +112,10 @@ class Gatekeeper:
             _REFUSED["overloaded"].inc()
             raise Overloaded("Redis has little memory left: nothing new is taken until some is free")
 
+    def counts(self, key: str | None) -> bool:
+        """Tell whether messages of this key (None: an operator's) have to be counted."""
+        return self.has_rates and key is not None
+
     def spend(self, key: str | None, envelope: Envelope) -> None:
         """Count a message against the rates of its key (None: an operator's, not counted) and of its pair.
 

@@ -70,7 +70,12 @@ def is_plain(raw: bytes) -> bool:
     if b"\\" in raw and any(escape in raw for escape in _SUSPECT_ESCAPES):
         return False
     shape = raw.translate(_SHAPE)
-    return not (_LONG_NUMBER in shape or any(_has_exponent(raw, shape, form) for form in _EXPONENTS))
+    # Not in a loop over them: a generator costs as much as looking through a short text.
+    return not (
+        _LONG_NUMBER in shape
+        or (_EXPONENTS[0] in shape and _has_exponent(raw, shape, _EXPONENTS[0]))
+        or (_EXPONENTS[1] in shape and _has_exponent(raw, shape, _EXPONENTS[1]))
+    )
 
 
 def check_escapes(raw: bytes) -> None:

@@ -4,6 +4,7 @@ Bodies that are not JSON by their type, or larger than one message may be, and e
 about the request, go on to the framework untouched (`broker.gateway.exchange`).
 """
 
+from functools import partial
 from typing import Final
 
 from broker.gateway.batch import SendBatchQuery, send_batch
@@ -12,7 +13,6 @@ from broker.gateway.exchange import Counted, Exchange
 from broker.gateway.operation import Operation
 from broker.gateway.quick_send import known_caller
 from broker.gateway.services import Services
-from schema.codec import encode
 
 PATH: Final = "/api/messages/batch"
 
@@ -34,10 +34,4 @@ class QuickBatch:
         return True
 
     async def _answer(self, exchange: Exchange, call: Call[bytes, SendBatchQuery]) -> None:
-        try:
-            reply = await send_batch(call)
-        except Exception as error:  # the top of the request
-            self._counted.count(exchange, exchange.fail(error, path=PATH))
-            return
-        exchange.answer(reply.status, encode(reply.body))
-        self._counted.count(exchange, reply.status)
+        await self._counted.serve(exchange, partial(send_batch, call))

@@ -39,6 +39,10 @@ class Faults:
             self._error = error
             self._found[field] = error.message
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._found
+
     def raise_if_any(self) -> None:
         """Raises: Rejected with every fault, if there is one."""
         if not self._found:
@@ -71,11 +75,22 @@ class BodyReader(Generic[T]):
         Raises: Malformed when it is not JSON; Rejected with all faults otherwise.
         """
         try:
-            request = self._decode(raw)
+            request = self.decoded(raw)
         except msgspec.ValidationError:
             faults = Faults()
             request = self._salvage(raw, faults)
             return self._checked(request, faults)
+        return self.checked(request)
+
+    def decoded(self, raw: bytes) -> T:
+        """Return the request in these bytes, its rules unchecked.
+
+        Raises: msgspec.ValidationError where `read` finds faults; else as `read`.
+        """
+        try:
+            request = self._decode(raw)
+        except msgspec.ValidationError:
+            raise
         except msgspec.DecodeError as error:
             raise _malformed(raw, error) from None
         except UnicodeDecodeError:
@@ -83,7 +98,7 @@ class BodyReader(Generic[T]):
         except RecursionError:
             raise Rejected(f"nested deeper than {limits.JSON_DEPTH_MAX}") from None
         check_json(raw)
-        return self.checked(request)
+        return request
 
     def checked(self, request: T) -> T:
         """Return a request of well-formed JSON, checked. Raises: Rejected with all faults."""

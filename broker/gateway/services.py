@@ -25,7 +25,7 @@ from broker.store.pool import Pool
 from broker.streams.acknowledgement import Acknowledger
 from broker.streams.allowances import Allowances
 from broker.streams.beats import Beats
-from broker.streams.ingress import Publisher
+from broker.streams.ingress import Publisher, Run, Written
 from broker.streams.keys import CONTACTS_CHANGED, RECORDED, REVOKED, keys_where
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
@@ -119,13 +119,18 @@ class Services:
         else:
             await self.publisher.publish_many(envelopes, waiter=waiter)
 
-    def begin_publishing(self, envelope: Envelope) -> asyncio.Future[None]:
+    def begin_publishing(self, sender: str | None, message: Written) -> asyncio.Future[None]:
         """Publish one message; the future is done when it is on disk, or has what `publish` raises.
 
         Raises: StreamsUnavailable, Overloaded at once where nothing can be published.
         """
         self._check_open()
-        return self.publisher.begin(envelope)
+        return self.publisher.begin_written(sender, message)
+
+    async def publish_runs(self, runs: Sequence[Run]) -> None:
+        """Publish what was written already; return when all are on disk. Raises: as `publish`."""
+        self._check_open()
+        await self.publisher.publish_runs(runs)
 
     def _check_open(self) -> None:
         if not self.joined:

@@ -12,6 +12,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from time import monotonic
 from typing import Final
 
@@ -30,7 +32,7 @@ from schema.limits import (
     PUBLISH_MESSAGES_PER_ENTRY_MAX,
     RATE_BUCKETS_MAX,
 )
-from schema.message import Envelope, Lane, lane_of
+from schema.message import LANE_OF, Envelope, Lane
 
 TRIES: Final = 4
 """Publishes of one message before its caller hears of the failure: enough for a restart of Redis."""
@@ -39,6 +41,11 @@ IN_FLIGHT_PER_LANE_MAX: Final = 8
 """Commands under way per lane; what comes meanwhile shares the next entry."""
 
 
+Written = tuple[str, int, bytes]
+"""A message as it travels: what its shard goes by (its recipient; without one, its id), its priority, its
+encoding."""
+Run = tuple[str | None, Sequence[Written]]
+"""Messages of one sender, in their order."""
 _Answers = Sequence[asyncio.Future[None]]
 """What the callers of the messages in one entry wait on."""
 
@@ -90,10 +97,22 @@ class Publisher:
 
     def begin(self, envelope: Envelope, *, waiter: str | None = None) -> asyncio.Future[None]:
         """Publish one message; the future is done when it is on disk, or has what `publish` raises."""
+        return self.begin_written(envelope.from_agent_id, written(envelope), waiter=waiter)
+
+    def begin_written(
+        self, sender: str | None, message: Written, *, waiter: str | None = None
+    ) -> asyncio.Future[None]:
+        """Do what `begin` does, of a message that was written by its publisher."""
         fields = () if waiter is None else ("w", waiter)
-        parcel = _Parcel([encode(envelope)], fields, asyncio.get_running_loop().create_future())
-        self._queue(self._place(envelope, monotonic() * 1_000)).add(parcel)
+        parcel = _Parcel([message[2]], fields, asyncio.get_running_loop().create_future())
+        lane = LANE_OF[message[1]] if self._within(sender, 1) else Lane.LOW
+        self._queue((shard_of(message[0], self._shards), lane)).add(parcel)
         return parcel.done
+
+    async def publish_runs(self, runs: Iterable[Run]) -> None:
+        """Publish messages together that were written by their publisher; return when all are on disk.
+        Raises: as `publish`."""
+        await self._hand_over(runs, ())
 
     async def publish_many(
         self, envelopes: Iterable[Envelope], *, waiter: str | None = None, known: bool = False
@@ -101,13 +120,13 @@ class Publisher:
         """Publish messages together; return when all are on disk. `known`: they may be on record already, and
         taken back. Raises: as `publish`."""
         fields = () if waiter is None else ("w", waiter)
-        await self._hand_over(envelopes, (*fields, "o", "1") if known else fields)
+        await self._hand_over(runs_of(envelopes), (*fields, "o", "1") if known else fields)
 
     async def close(self) -> None:
         await self._link.close()
 
-    async def _hand_over(self, envelopes: Iterable[Envelope], fields: tuple[str, ...]) -> None:
-        parcels = self._parcels(envelopes, fields)
+    async def _hand_over(self, runs: Iterable[Run], fields: tuple[str, ...]) -> None:
+        parcels = self._parcels(runs, fields)
         if len(parcels) == 1:
             await parcels[0].done
             return
@@ -117,11 +136,14 @@ class Publisher:
             if isinstance(result, BaseException):
                 raise result
 
-    def _parcels(self, envelopes: Iterable[Envelope], fields: tuple[str, ...]) -> list[_Parcel]:
+    def _parcels(self, runs: Iterable[Run], fields: tuple[str, ...]) -> list[_Parcel]:
         grouped: dict[tuple[int, Lane], list[bytes]] = defaultdict(list)
-        now_ms = monotonic() * 1_000
-        for envelope in envelopes:
-            grouped[self._place(envelope, now_ms)].append(encode(envelope))
+        shards = self._shards
+        for sender, run in runs:
+            within = self._within(sender, len(run))
+            for number, (ref, priority, message) in enumerate(run):
+                lane = LANE_OF[priority] if number < within else Lane.LOW
+                grouped[shard_of(ref, shards), lane].append(message)
         loop = asyncio.get_running_loop()
         parcels = []
         for place, messages in grouped.items():
@@ -131,13 +153,11 @@ class Publisher:
                 parcels.append(parcel)
         return parcels
 
-    def _place(self, envelope: Envelope, now_ms: float) -> tuple[int, Lane]:
-        # A message without a recipient may go to any shard; its id decides, so that publishing it again goes
-        # to the same one and is recognised there.
-        shard, sender = shard_of(envelope.to_agent_id or envelope.id, self._shards), envelope.from_agent_id
-        if sender is not None and self._shares.is_on and self._shares.is_over(sender, now_ms):
-            return shard, Lane.LOW
-        return shard, lane_of(envelope.priority)
+    def _within(self, sender: str | None, count: int) -> int:
+        """Count messages of a sender; return how many of them, the first ones, are within its share."""
+        if sender is None or not self._shares.is_on:
+            return count
+        return self._shares.within(sender, monotonic() * 1_000, count)
 
     def _queue(self, place: tuple[int, Lane]) -> "_LaneQueue":
         queue = self._lanes.get(place)
@@ -145,6 +165,19 @@ class Publisher:
             shard, lane = place
             queue = self._lanes[place] = _LaneQueue(self._link, self._keys[shard].ingress[lane], self._signer)
         return queue
+
+
+def written(envelope: Envelope) -> Written:
+    """Return an envelope as it travels."""
+    # A message without a recipient may go to any shard; its id decides, so that publishing it again goes
+    # to the same one and is recognised there.
+    return envelope.to_agent_id or envelope.id, envelope.priority, encode(envelope)
+
+
+def runs_of(envelopes: Iterable[Envelope]) -> Iterable[Run]:
+    """Yield envelopes as they travel."""
+    for sender, messages in groupby(envelopes, key=attrgetter("from_agent_id")):
+        yield sender, [written(envelope) for envelope in messages]
 
 
 class _LaneQueue:
@@ -258,8 +291,9 @@ class _LaneQueue:
 
 def _chunks(messages: list[bytes]) -> Iterable[list[bytes]]:
     """Cut messages into what one entry may carry: a number of them, and bytes, unless one alone has more."""
-    if len(messages) <= PUBLISH_MESSAGES_PER_ENTRY_MAX and sum(map(len, messages)) <= MESSAGE_BYTES_MAX:
-        yield messages
+    if sum(map(len, messages)) <= MESSAGE_BYTES_MAX:
+        for start in range(0, len(messages), PUBLISH_MESSAGES_PER_ENTRY_MAX):
+            yield messages[start : start + PUBLISH_MESSAGES_PER_ENTRY_MAX]
         return
     chunk: list[bytes] = []
     size = 0

@@ -179,6 +179,23 @@ def test_a_flood_is_over_its_share_until_its_bucket_is_full_again() -> None:
     assert not shares.is_over("a", 10_000.0)
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(1, 40), st.integers(0, 2_000)), min_size=1, max_size=20
+    )
+)
+def test_messages_counted_together_count_as_one_by_one(said: list[tuple[str, int, int]]) -> None:
+    together = FairShare(per_s=125, share_s=0.25, senders_max=10)  # every 8 ms: sums of these are exact
+    singly = FairShare(per_s=125, share_s=0.25, senders_max=10)
+    now_ms = 0.0
+    for sender, count, pause_ms in said:
+        now_ms += pause_ms
+        within = together.within(sender, now_ms, count)
+        assert [singly.is_over(sender, now_ms) for _ in range(count)] == [
+            number >= within for number in range(count)
+        ]
+
+
 def test_shares_are_bounded() -> None:
     shares = FairShare(per_s=1, share_s=1, senders_max=3)
     for number in range(10):

@@ -82,8 +82,10 @@ def outcome(read: Any) -> Any:
 @given(st.lists(_PLAIN, min_size=1, max_size=5) | st.lists(_MESSAGES, min_size=1, max_size=3), st.booleans())
 def test_messages_read_together_are_those_read_one_by_one(messages: list[Any], escaped: bool) -> None:
     body = json.dumps(messages, ensure_ascii=escaped).encode(errors="surrogatepass")
-    requests = batch._read_together(body)
-    if requests is not None:
+    read = batch._read_together(body)
+    if read is not None:
+        requests, contents = read
+        assert contents == [bytes(request.content).decode() for request in requests]
         together = [outcome(lambda request=request: batch._reader.checked(request)) for request in requests]
         assert together == read_one_by_one(body)
 

@@ -7,6 +7,7 @@ ordinary one: a test that wants the short way asks until it is taken.
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,14 +20,17 @@ from cluster import async_client_of
 from gateway_rig import OPERATOR_KEY, Register, calling, held, settings_for, until_ready
 from recording import Recorder
 
-from broker.gateway import waiting
+from broker.gateway import plain_messages, waiting
+from broker.gateway.call import Principal
 from broker.gateway.exchange import Exchange
 from broker.gateway.quick_batch import QuickBatch
-from broker.gateway.quick_send import QuickSend
+from broker.gateway.quick_send import Made, QuickSend
 from broker.gateway.serve import Running
 from broker.store import messages as stored_messages
 from broker.store.pool import Pool
+from broker.streams.connection import open_connection
 from broker.streams.keys import Keys
+from broker.streams.lanes import IngressEntry
 from broker.telemetry import metrics
 from schema import limits
 from schema.codec import encode
@@ -126,15 +130,22 @@ CASES = {
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by a message id for every message published the short way."""
     found: list[str] = []
-    read = QuickSend._message
+    plain, envelope = QuickSend._plain, QuickSend._envelope
 
-    def noted(self: QuickSend, exchange: Exchange) -> tuple[SendRequest, Envelope] | None:
-        message = read(self, exchange)
+    def noted_plain(self: QuickSend, principal: Principal, request: SendRequest) -> Made | None:
+        made = plain(self, principal, request)
+        if made is not None:
+            found.append(made[1])
+        return made
+
+    def noted(self: QuickSend, principal: Principal, request: SendRequest) -> Envelope | None:
+        message = envelope(self, principal, request)
         if message is not None:
-            found.append(message[1].id)
+            found.append(message.id)
         return message
 
-    monkeypatch.setattr(QuickSend, "_message", noted)
+    monkeypatch.setattr(QuickSend, "_plain", noted_plain)
+    monkeypatch.setattr(QuickSend, "_envelope", noted)
     return found
 
 
@@ -178,6 +189,35 @@ class World:
         kept["content-length"] = str(int(kept["content-length"]) == len(reply.content))  # moments differ
         left = [entry for entry in await self._entries() if entry not in before]
         return reply.status_code, kept, shown, [self._anonymous(entry) for entry in left]
+
+    async def published(self, batch: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return what becomes of the messages of a batch and what is published, but for what is anew each
+        time."""
+        before = await self._read()
+        reply = await self.http.post(BATCH, content=batch, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 200, reply.text
+        results = [
+            {word: what if word == "error" else None for word, what in one.items()}
+            for one in reply.json()["results"]
+        ]
+        messages = [message for message in await self._read() if message not in before]
+        ids = [message["id"] for message in messages]
+        assert sorted(ids) == sorted(one["id"] for one in reply.json()["results"] if "id" in one)
+        for message in messages:
+            message["root_id"] = message["root_id"] == message.pop("id")
+            message.pop("created_at")
+        return results, messages
+
+    async def _read(self) -> list[dict[str, Any]]:
+        async with await open_connection(self._url, name="test") as connection:
+            lanes = [(lane, Keys(shard).ingress[lane]) for shard in range(2) for lane in LANES]
+            found = [(lane, await connection.send("XRANGE", key, "-", "+")) for lane, key in lanes]
+        return [
+            json.loads(message)
+            for lane, entries in found
+            for entry, fields in entries
+            for message in IngressEntry(lane, entry.decode(), fields).messages
+        ]
 
     async def _entries(self) -> list[dict[bytes, bytes]]:
         async with async_client_of(self._url) as redis:
@@ -273,6 +313,36 @@ async def test_both_ways_take_a_batch_alike(
                 await until_taken(begun, partial(world.ask, BATCH, many))
 
 
+READ_TOGETHER = (
+    "by name", "by id", "everything", "by id in capitals", "metadata null", "own name", "another's name",
+    "own id", "new id", "scheduled too far", "reply", "to itself", "to nobody", "to one who is disabled",
+    "by name", "to one with contacts only", "to one who is closed", "nowhere", "by id", "to itself",
+)  # fmt: skip
+
+
+async def test_what_is_read_together_is_published_as_what_is_read_line_by_line(
+    gateway: Running, register: Register, streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: list[object] = []
+    take = plain_messages.take
+
+    def noted(*asked: Any) -> plain_messages.Plain | None:
+        made = take(*asked)
+        plain.append(made)
+        return made
+
+    monkeypatch.setattr(plain_messages, "take", noted)
+    async with meeting(gateway, register, streams_url) as world:
+        await world.published(b"[%b]" % PLAIN)
+        lines = [world.filled(encode(CASES[name].body)) for name in READ_TOGETHER]
+        plain.clear()
+        one_by_one = await world.published(b"\n".join(lines))
+        assert plain == []
+        assert await world.published(b"[" + b",".join(lines) + b"]") == one_by_one
+    assert len([made for made in plain if made is not None]) == 6
+    assert {"id", "error"} == {word for result in one_by_one[0] for word in result}
+
+
 RECORDED = ["by name", "everything", "by capability", "new id", "operator", "request id"]
 
 
@@ -329,7 +399,7 @@ async def test_both_ways_answer_alike_when_publishing_fails(
         for given, status in ((None, 503), (StreamsFull("full"), 503), (ZeroDivisionError(), 500)):
             if given is not None:
                 monkeypatch.setattr(gateway.services, "joined", True)
-                monkeypatch.setattr(gateway.services.publisher, "begin", _failing(given))
+                monkeypatch.setattr(gateway.services.publisher, "begin_written", _failing(given))
             case = Case(True, to(), {"X-Request-Id": "mine-2"})
             ordinary = await world.ask(ORDINARY, case)
             assert await until_taken(taken, partial(world.ask, QUICK, case)) == ordinary

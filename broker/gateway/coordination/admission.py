@@ -67,6 +67,15 @@ def passes(services: Services, sender_id: str | None, recipient: Agent) -> bool:
     return sender_id in (None, recipient.id) or not services.contacts.may_have_rate(recipient.id)
 
 
+def takes_all(services: Services, recipient: Agent) -> bool:
+    """Tell whether `admit` lets every message of every sender pass without asking anybody."""
+    return (
+        recipient.contact_policy is ContactPolicy.OPEN
+        and recipient.status is not AgentStatus.DISABLED
+        and services.contacts.takes_all(recipient.id)
+    )
+
+
 async def admit(
     services: Services,
     sender_id: str | None,

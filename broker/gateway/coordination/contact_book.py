@@ -74,6 +74,11 @@ class ContactBook:
         elif len(self._guarded) < CONTACTS_CACHED_MAX:
             self._guarded.add(recipient)
 
+    def takes_all(self, recipient: str) -> bool:
+        """Remember that the recipient takes messages of everybody; tell whether any number of them."""
+        self._guarded.discard(recipient)
+        return self._rated is not None and recipient not in self._rated
+
     def was_guarded(self, recipient: str) -> bool:
         """Tell whether the recipient, when last heard of, did not take messages of everybody."""
         return recipient in self._guarded
