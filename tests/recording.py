@@ -16,6 +16,7 @@ from broker.store.pool import Pool
 from broker.streams import notifications
 from broker.streams.connection import Connection, open_connection
 from broker.streams.keys import Keys
+from broker.streams.lanes import parted
 from schema.codec import decode_envelope
 from schema.ledger import Event, EventKind, Receipt
 from schema.message import LANES
@@ -61,7 +62,7 @@ class Recorder:
         pairs = list(zip(fields[::2], fields[1::2], strict=True))
         waiter = next((value.decode() for name, value in pairs if name == b"w"), None)
         events = []
-        for message in (value for name, value in pairs if name == b"m"):
+        for message in (one for name, value in pairs if name == b"m" for one in parted(value)):
             envelope = decode_envelope(message)
             if envelope.id in self.seen:
                 continue

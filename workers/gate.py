@@ -113,7 +113,7 @@ class Inspector:
         """Return the id of the key that has signed an entry; None for one that needs no signature."""
         messages = entry.messages
         if not 1 <= len(messages) <= ENTRY_MESSAGES_MAX or len(entry.fields) > ENTRY_FIELDS_MAX:
-            detail = f"{len(messages)} fields `m` of {len(entry.fields) // 2}; 1 to {ENTRY_MESSAGES_MAX}"
+            detail = f"{len(messages)} messages in {len(entry.fields) // 2} fields; 1 to {ENTRY_MESSAGES_MAX}"
             return Refused(Refusal.MALFORMED, detail)
         if entry.before:
             return None

@@ -238,7 +238,7 @@ class Router:
 
     def _place_all(self, entry: IngressEntry, keys: set[bytes], now_ms: int) -> list[Placement]:
         if not entry.messages or len(entry.messages) > ENTRY_MESSAGES_MAX:
-            detail = f"{len(entry.messages)} fields `m`; 1 to {ENTRY_MESSAGES_MAX}"
+            detail = f"{len(entry.messages)} messages; 1 to {ENTRY_MESSAGES_MAX}"
             raw = b"\n".join(entry.messages)
             return [Placement(Way.QUARANTINED, raw, reason=Reason.MALFORMED.value, detail=detail)]
         placements = []

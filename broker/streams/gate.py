@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from broker.streams.connection import Argument, Connection, Reply
 from broker.streams.keys import GatedKeys
+from broker.streams.lanes import parted
 from broker.streams.ownership import Lease
 from broker.streams.scripts import ADMIT
 from schema.message import LANES, Lane
@@ -27,7 +28,7 @@ class Published(Struct, frozen=True):
 
     @property
     def messages(self) -> list[bytes]:
-        return [value for name, value in self._pairs() if name == b"m"]
+        return [one for name, value in self._pairs() if name == b"m" for one in parted(value)]
 
     def get(self, name: bytes) -> bytes:
         """Return a field; empty where it has none of this name."""

@@ -1,20 +1,36 @@
 """Reading the ingress lanes of a shard, by cursor and without a group: the routing owner is their one reader.
 
-An entry may carry several messages (field `m` repeated). What is read stays in the stream until the route
-script deletes it, so a reader that dies loses nothing: the next owner begins at the start.
+An entry may carry several messages: a field `m` holds one, or several with a record separator before each (as
+in RFC 7464), and may be repeated. JSON has no such byte, neither in strings nor around them. What is read
+stays in the stream until the route script deletes it, so a reader that dies loses nothing: the next owner
+begins at the start.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
+from schema.limits import ENTRY_MESSAGES_MAX
 from schema.message import LANES, Lane
 
 BLOCK_MS: Final = 2_000
 """Longest wait for new messages in one call; well under the connection's patience."""
 READ_MESSAGES_AIM: Final = 256
 READ_ENTRIES_MAX: Final = 128
+_SEPARATOR: Final = b"\x1e"
+
+
+def joined(messages: Sequence[bytes]) -> bytes:
+    """Return the field `m` that holds these messages. Redis handles one value far cheaper than many."""
+    return messages[0] if len(messages) == 1 else _SEPARATOR.join((b"", *messages))
+
+
+def parted(field: bytes) -> list[bytes]:
+    """Return the messages in a field `m`; where there are more than an entry may have, one too many."""
+    if field[:1] != _SEPARATOR:
+        return [field]
+    return field.split(_SEPARATOR, ENTRY_MESSAGES_MAX + 1)[1:]
 
 
 class IngressEntry:
@@ -33,14 +49,10 @@ class IngressEntry:
         self.known = False
         self.is_again = False
         """Whether Redis refused the call that should have moved it, so that it is placed once more."""
-        names = fields[::2]
-        if names.count(b"m") == len(names):
-            self.messages = fields[1::2]
-            return
-        self.messages = []
-        for name, value in zip(names, fields[1::2], strict=True):
+        self.messages: list[bytes] = []
+        for name, value in zip(fields[::2], fields[1::2], strict=True):
             if name == b"m":
-                self.messages.append(value)
+                self.messages += parted(value)
             elif name == b"w":
                 self.waiter = value.decode("ascii", "replace")
             elif name == b"p":

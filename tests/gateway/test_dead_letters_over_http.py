@@ -20,6 +20,7 @@ from broker.store.messages import get
 from broker.streams.connection import Connection, open_connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
+from broker.streams.lanes import IngressEntry
 from schema.codec import decode_envelope, encode
 from schema.errors import StreamsUnavailable
 from schema.ids import new_id
@@ -74,9 +75,8 @@ class Graveyard:
         found = []
         for keys in (Keys(0), Keys(1)):
             for lane in LANES:
-                for _, fields in await self._connection.send("XRANGE", keys.ingress[lane], "-", "+"):
-                    pairs = zip(fields[::2], fields[1::2], strict=True)
-                    found += [decode_envelope(value) for name, value in pairs if name == b"m"]
+                for entry_id, fields in await self._connection.send("XRANGE", keys.ingress[lane], "-", "+"):
+                    found += map(decode_envelope, IngressEntry(lane, entry_id.decode(), fields).messages)
         return found
 
     async def row(self, message_id: str) -> asyncpg.Record:

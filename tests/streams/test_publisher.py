@@ -14,9 +14,9 @@ from broker.streams import ingress
 from broker.streams.deployment import agree_on_shards
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys
-from broker.streams.lanes import LaneReader
-from schema.codec import decode_envelope
-from schema.errors import Conflict, StreamsFull, StreamsUnavailable, Unavailable
+from broker.streams.lanes import IngressEntry, LaneReader, joined
+from schema.codec import decode_envelope, encode
+from schema.errors import Conflict, Rejected, StreamsFull, StreamsUnavailable, Unavailable
 from schema.ids import new_id, shard_of
 from schema.limits import MESSAGE_BYTES_MAX, PUBLISH_MESSAGES_PER_ENTRY_MAX
 from schema.message import LANES, Envelope, Lane, lane_of
@@ -65,6 +65,32 @@ async def test_messages_of_one_turn_share_an_entry(publisher, raw):
     await asyncio.gather(*(publisher.publish(one) for one in sent))
     assert raw.xlen(Keys(shard_of("somebody", SHARDS)).ingress[Lane.NORMAL]) == 1
     assert await ids_in(publisher._link._url) == [one.id for one in sent]
+
+
+async def test_messages_of_an_entry_share_a_field_and_are_read_from_a_field_each_as_well(publisher, raw):
+    sent = [envelope() for _ in range(3)]
+    await publisher.publish_many(sent)
+    [fields] = entries(raw, shard_of("somebody", SHARDS), Lane.NORMAL)
+    written = [encode(one) for one in sent]
+    assert fields == {b"m": joined(written)}
+    mixed = [b"m", joined(written[:2]), b"w", b"gateway", b"m", written[2]]
+    read = IngressEntry(Lane.NORMAL, "1-0", mixed)
+    assert (read.messages, read.waiter) == (written, "gateway")
+
+
+@pytest.mark.parametrize("where", ["in a string", "in a name", "between", "unknown"])
+def test_what_stands_between_messages_is_in_none(where):
+    """Or whoever writes a message could write a second one into it, past every check."""
+    said = {
+        "in a string": b'"content":{"a":"x\x1ey"}',
+        "in a name": b'"content":{"x\x1ey":1}',
+        "between": b'"content":{"a":1\x1e}',
+        "unknown": b'"content":{},"else":"x\x1ey"',
+    }
+    text = encode(envelope())[:-1] + b"," + said[where] + b"}"
+    decode_envelope(text.replace(b"\x1e", b""))
+    with pytest.raises(Rejected):
+        decode_envelope(text)
 
 
 async def test_an_entry_carries_a_bounded_number_of_messages(publisher, raw):

@@ -7,6 +7,7 @@ import pytest
 from worker_rig import World, message, until
 
 from broker.streams.connection import Connection
+from broker.streams.lanes import parted
 from broker.streams.scripts import ROUTE
 from schema.codec import decode_stored_envelope, encode
 from schema.errors import StoreUnavailable, StreamsUnavailable
@@ -129,7 +130,7 @@ async def test_a_crash_between_forward_and_delete_repeats_the_same_choice(
             envelope.id: envelope.to_agent_id
             for ingress in ingresses
             for _, fields in world.raw.xrange(ingress)
-            for envelope in [decode_stored_envelope(fields[b"m"])]
+            for envelope in map(decode_stored_envelope, parted(fields[b"m"]))
         }
         assert forwarded
         monkeypatch.setattr(Connection, "run", run)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from worker_rig import World, message, until
 
+from broker.streams.lanes import joined
 from schema.codec import encode
 from schema.ids import new_id
 from schema.ledger import EventKind
@@ -128,11 +129,13 @@ async def test_an_entry_without_a_message_is_set_aside(streams_url, written):
         assert set(world.by_id()) == {entry, *ids}
 
 
-async def test_an_entry_with_too_many_messages_is_set_aside_whole(streams_url):
+@pytest.mark.parametrize("together", [True, False], ids=["one field", "a field each"])
+async def test_an_entry_with_too_many_messages_is_set_aside_whole(streams_url, together):
     async with World(streams_url) as world:
         agent = world.agent()
         await world.site()
-        several = [part for _ in range(ENTRY_MESSAGES_MAX + 44) for part in ("m", encode(message(agent)))]
+        many = [encode(message(agent)) for _ in range(ENTRY_MESSAGES_MAX + 44)]
+        several = ["m", joined(many)] if together else [part for one in many for part in ("m", one)]
         entry = world.raw.execute_command("XADD", world.keys[0].ingress[Lane.LOW], "*", *several).decode()
         ids = await world.send(message(agent))
         await until(lambda: len(world.by_id()) == 2)
