@@ -1,8 +1,8 @@
 """Publishing: messages into the ingress lanes of their shards.
 
-All messages of one loop turn that go to the same lane become one entry (field `m` repeated), one command, one
-shared fsync. Returning from `publish` means Redis has appended the entry to its log (and, with
-`appendfsync always`, synced it).
+All messages of one loop turn that go to the same lane become one entry, one command, one shared fsync.
+Returning from `publish` means Redis has appended the entry to its log (and, with `appendfsync always`, synced
+it).
 
 A lost connection leaves the outcome unknown; the same message is then published again, because the router
 drops what it has seen: twice published is once routed, as long as both fall into the deduplication window.
@@ -21,6 +21,7 @@ from broker.core.admission import FairShare
 from broker.core.signing import Signer
 from broker.streams.connection import Reply
 from broker.streams.keys import Keys
+from broker.streams.lanes import joined
 from broker.streams.link import Link
 from broker.streams.owed import owed
 from schema.codec import encode
@@ -228,13 +229,10 @@ class _LaneQueue:
         return batch
 
     def _command(self, batch: list[_Parcel]) -> list[str | bytes]:
-        command: list[str | bytes] = ["XADD", self._key, "*"]
-        for parcel in batch:
-            for message in parcel.messages:
-                command += ("m", message)
-        command += batch[0].fields
+        messages = [message for parcel in batch for message in parcel.messages]
+        command: list[str | bytes] = ["XADD", self._key, "*", "m", joined(messages), *batch[0].fields]
         if self._signer is not None:
-            command += self._signer.fields(message for parcel in batch for message in parcel.messages)
+            command += self._signer.fields(messages)
         return command
 
     def _send(self, answers: _Answers, command: list[str | bytes]) -> None:
