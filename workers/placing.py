@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct
 
 from broker.core.directory import Directory
 from broker.core.explanation import brief
-from broker.core.routing import Choice, Loads, check_named, choose
+from broker.core.routing import Choice, Loads, Rule, check_named, choose
 from broker.streams.lanes import IngressEntry
 from schema.agent import Agent
 from schema.codec import decode_envelope, encode, requirements_of
@@ -50,6 +50,7 @@ class Way(Enum):
 _MAILBOX: Final = Way.MAILBOX
 _FORWARD: Final = Way.FORWARD
 _QUARANTINED: Final = Way.QUARANTINED
+_OWN_SHARD: Final = Rule.OWN_SHARD
 
 
 class Placement(Struct, gc=False):
@@ -248,7 +249,11 @@ class Placer:
             excluded=excluded,
         )
         if isinstance(choice, Choice):
-            return self._placed(raw, envelope, choice.agent, brief(choice, tried))
+            agent, route = choice.agent, brief(choice, tried)
+            if choice.rule is not _OWN_SHARD:
+                return self._placed(raw, envelope, agent, route)
+            envelope.to_agent_id = agent.id
+            return Placement(_MAILBOX, raw, envelope, agent, chosen=True, route=route)
         if choice.ends is not None:
             return Placement(Way.ENDED, raw, envelope, reason=choice.ends.value)
         if tried:

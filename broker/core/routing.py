@@ -163,12 +163,14 @@ def choose(
         return _EXPIRED
     if not requirements:
         return _NOTHING_REQUIRED
-    required = tuple(requirements)
-    pool = directory.pool(required, envelope.message_type, envelope.from_agent_id, now_ms)
+    required, sender = tuple(requirements), envelope.from_agent_id
+    pool = directory.pool(required, envelope.message_type, sender, now_ms)
     slots = pool.slots
     if not slots:
         return _shortage(envelope, required, directory, now_ms)
-    judge = _Judge(envelope, required[0], directory, loads, excluded)
+    left_out = tuple(excluded)[:ROUTE_EXCLUDED_MAX] if excluded else ()
+    weight = _QUALITY_WEIGHT[envelope.priority]
+    judge = _Judge(directory.by_slot, sender, left_out, required[0], weight, loads, [], [])
     own = None
     if shards > 1 and (near := pool.in_shard(shard, shards, directory.index)):
         own = judge.better_of_two(near, chance)
@@ -177,36 +179,28 @@ def choose(
     return _choose_anywhere(judge, slots, own, chance)
 
 
-class _Judge:
-    """Looks at candidates for one message; `seen` are those that may get it at all."""
+class _Judge(Struct, gc=False):
+    """Looks at candidates for one message. `seen` are those that may get it at all, `looked_at` their agents:
+    to look one up by its id again costs as much as a look, where agents are many."""
 
-    __slots__ = ("_agents", "_capability", "_directory", "_excluded", "_loads", "_sender", "_weight", "seen")
-
-    def __init__(
-        self,
-        envelope: Envelope,
-        capability: str,
-        directory: Directory,
-        loads: Loads,
-        excluded: Collection[str],
-    ) -> None:
-        self._directory = directory
-        self._agents = directory.by_slot
-        self._capability = capability
-        self._loads = loads
-        self._sender = envelope.from_agent_id
-        self._excluded = tuple(excluded)[:ROUTE_EXCLUDED_MAX] if excluded else ()
-        self._weight = _QUALITY_WEIGHT[envelope.priority]
-        self.seen: list[Candidate] = []
+    agents: list[Agent]
+    sender: str | None
+    excluded: tuple[str, ...]
+    capability: str
+    weight: float
+    loads: Loads
+    seen: list[Candidate]
+    looked_at: list[Agent]
 
     def look_at(self, slot: int) -> Candidate | None:
         """Return the agent with its score, None when it may not get the message."""
-        agent = self._agents[slot]
+        agent = self.agents[slot]
         agent_id = agent.id
-        if agent_id == self._sender or agent_id in self._excluded:
+        if agent_id == self.sender or agent_id in self.excluded:
             return None
-        candidate = weigh(agent, self._capability, self._weight, self._loads)
+        candidate = weigh(agent, self.capability, self.weight, self.loads)
         self.seen.append(candidate)
+        self.looked_at.append(agent)
         return candidate
 
     def better_of_two(self, slots: "array[int]", chance: tuple[float, float]) -> Candidate | None:
@@ -226,8 +220,7 @@ class _Judge:
 
     def chosen(self, candidate: Candidate, rule: Rule, candidates: int) -> Choice:
         """Return the choice of one that was looked at."""
-        agent = self._directory.get(candidate.agent_id)
-        assert agent is not None
+        agent = self.looked_at[self.seen.index(candidate)]
         return Choice(agent, candidate.score, rule, candidates, self.seen)
 
 
