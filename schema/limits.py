@@ -93,7 +93,7 @@ PAGE_ROWS_DEFAULT: Final = 50
 
 # --- streams --------------------------------------------------------------------------------------
 PUBLISH_MESSAGES_PER_ENTRY_MAX: Final = 32
-"""Messages of one lane that a publisher may put into one ingress entry. Redis executes 56,700 instructions for a
+"""Messages of one lane that a publisher may put into one ingress entry. Redis executes 56,700 instructions a
 message from publish to record with 32, 57,300 with 64 (measured)."""
 ENTRY_MESSAGES_MAX: Final = 256
 """Messages in one ingress entry; an entry with more is quarantined whole."""

@@ -24,7 +24,8 @@ from broker.servers.postgres import EmbeddedPostgres
 from broker.store import record, statistics
 from broker.store.migrate import migrate
 from broker.store.pool import Pool, open_pool
-from schema.codec import decode_whole_events as decode_events, encode
+from schema.codec import decode_whole_events as decode_events
+from schema.codec import encode
 from schema.delivery import Attempt, AttemptStatus
 from schema.ids import new_id
 from schema.ledger import Event, EventKind
