@@ -47,7 +47,7 @@ class Answer(Struct):
     retry_after: str | None
     body: bytes
     duration_ms: int
-    ended_ms: int = 0
+    ended_ms: int
 
 
 class Failure(Struct):
@@ -56,7 +56,7 @@ class Failure(Struct):
     kind: FailureKind
     message: str
     duration_ms: int
-    ended_ms: int = 0
+    ended_ms: int
 
 
 class Trouble(Struct, frozen=True):

@@ -17,6 +17,7 @@ from broker.transport.client import (
     Target,
     parse_endpoint,
 )
+from broker.transport.outcome import clock_ms
 
 LOOPBACK = AddressPolicy(["127.0.0.0/8", "::1/128"])
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -149,11 +150,16 @@ class Outcomes(list[Answer | Failure]):
     def __init__(self) -> None:
         super().__init__()
         self.first: asyncio.Future[Answer | Failure] = asyncio.get_running_loop().create_future()
+        self._began_ms = clock_ms()
 
     def note(self, outcome: Answer | Failure) -> None:
         self.append(outcome)
-        if not self.first.done():
+        if self.first.done():
+            return
+        if self._began_ms + outcome.duration_ms <= outcome.ended_ms <= clock_ms():
             self.first.set_result(outcome)
+        else:
+            self.first.set_exception(AssertionError(f"it did not end then: {outcome}"))
 
 
 def post(
