@@ -1,6 +1,7 @@
 """Settling in batches: what piles up while Redis is slow is settled in bounded steps, and wholly."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +18,7 @@ from schema.agent import Agent
 from schema.codec import encode
 from schema.errors import BrokerError
 from schema.ids import new_id
+from schema.ledger import Event
 from schema.limits import SETTLE_BATCH_MAX
 from schema.message import Lane, Reason, Status
 from workers.delivery.endpoint import Endpoint
@@ -144,15 +146,18 @@ async def test_a_closed_settler_sends_nothing_more(any_streams_url, raw):
 async def test_what_fails_after_a_message_was_settled_ends_it_no_second_time(streams_url, monkeypatch, body):
     """A fault of ours: whatever the rest of the work on an answer meets, the message has its end."""
     broken: list[str] = []
-    note = Settler._note
 
-    def noted(self, event, message_id, status, waiter) -> None:
-        note(self, event, message_id, status, waiter)
-        if status in (Status.DELIVERED, Status.PROCESSED) and not broken:
-            broken.append(message_id)
-            raise ZeroDivisionError
+    def failing(settle: Callable[..., None]) -> Callable[..., None]:
+        def settled(self: Settler, item: Item, event: Event | bytes) -> None:
+            settle(self, item, event)
+            if not broken:
+                broken.append(item.id)
+                raise ZeroDivisionError
 
-    monkeypatch.setattr(Settler, "_note", noted)
+        return settled
+
+    for way in ("finish", "finish_written"):
+        monkeypatch.setattr(Settler, way, failing(getattr(Settler, way)))
     async with World(streams_url) as world:
         receiver = await world.receiver()
         receiver.script = lambda _: (200, body)
