@@ -1,4 +1,8 @@
--- How arrays of delivery times are added to those of a row of statistics_times `t`: bucket by bucket.
+-- Adds `changed_deliveries`, a row for each agent, side, day and bucket, to statistics_times: bucket by bucket.
+INSERT INTO statistics_times AS t (agent_id, side, day, buckets, messages, total_ms)
+SELECT agent_id, side, day, array_agg(bucket), array_agg(messages), array_agg(total_ms)
+FROM changed_deliveries
+GROUP BY agent_id, side, day
 ON CONFLICT (agent_id, side, day) DO UPDATE SET (buckets, messages, total_ms) = (
     SELECT
         coalesce(array_agg(bucket), '{}'), coalesce(array_agg(messages), '{}'), coalesce(array_agg(total_ms), '{}')

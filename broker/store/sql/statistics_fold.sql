@@ -23,10 +23,6 @@ add_totals AS (
     DO UPDATE SET messages = t.messages + excluded.messages
 ),
 add_times AS (
-    INSERT INTO statistics_times AS t (agent_id, side, day, buckets, messages, total_ms)
-    SELECT agent_id, side, day, array_agg(bucket), array_agg(messages), array_agg(total_ms)
-    FROM changed_deliveries
-    GROUP BY agent_id, side, day
 \ir statistics_add_times.sql
 ),
 add_minutes AS (

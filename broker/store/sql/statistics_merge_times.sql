@@ -13,19 +13,16 @@ gone AS (
         LIMIT $2))
     RETURNING *
 ),
+changed_deliveries AS (
+    SELECT
+        g.agent_id, g.side, first.day, u.bucket, sum(u.messages)::bigint AS messages,
+        sum(u.total_ms)::bigint AS total_ms
+    FROM gone AS g
+    CROSS JOIN LATERAL unnest(g.buckets, g.messages, g.total_ms) AS u (bucket, messages, total_ms)
+    CROSS JOIN first
+    GROUP BY g.agent_id, g.side, first.day, u.bucket
+),
 merged AS (
-    INSERT INTO statistics_times AS t (agent_id, side, day, buckets, messages, total_ms)
-    SELECT agent_id, side, day, array_agg(bucket), array_agg(messages), array_agg(total_ms)
-    FROM (
-        SELECT
-            g.agent_id, g.side, first.day, u.bucket, sum(u.messages)::bigint AS messages,
-            sum(u.total_ms)::bigint AS total_ms
-        FROM gone AS g
-        CROSS JOIN LATERAL unnest(g.buckets, g.messages, g.total_ms) AS u (bucket, messages, total_ms)
-        CROSS JOIN first
-        GROUP BY g.agent_id, g.side, first.day, u.bucket
-    ) AS days
-    GROUP BY agent_id, side, day
 \ir statistics_add_times.sql
 )
 SELECT count(*) FROM gone
