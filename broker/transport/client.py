@@ -149,12 +149,7 @@ class PushClient:
     def answered(self, connection: Connection, push: Push, answer: Answer) -> None:
         if not connection.closing:
             self._release(connection)
-        # As `_finish` does it: the way of nearly all.
-        self.in_flight -= 1
-        try:
-            push.done(push.subject, answer)
-        except Exception as error:  # as there
-            self._report(error, "the callback of a push failed")
+        self._finish(push, answer)
 
     def broke(self, push: Push, trouble: Trouble) -> None:
         self._fail(push, trouble)
