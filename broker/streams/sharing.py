@@ -58,14 +58,12 @@ class Shared(Generic[Question, Answer]):
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         self._next, self._began_s = None, loop.time()
-        batch = {question: self._waiting.pop(question) for question in self._first()}
+        first = list(islice(self._waiting, self._together))
+        batch = {question: self._waiting.pop(question) for question in first}
         task = loop.create_task(self._round(batch))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         self._plan()
-
-    def _first(self) -> list[Question]:
-        return list(islice(self._waiting, self._together))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
