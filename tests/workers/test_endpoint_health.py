@@ -48,6 +48,24 @@ async def test_after_a_410_nothing_is_pushed_and_the_whole_queue_ends_with_that_
         assert len(verdicts) <= 1 + len(site.failures), site.failures
 
 
+async def test_what_a_410_said_holds_until_the_record_says_it_too(streams_url):
+    """Over the time in which idle books are closed, and over a change of something else in the record."""
+    async with World(streams_url) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        receiver.script = lambda _: 410
+        site = await world.site()
+        first = await world.send(message(agent))
+        await world.until_ended(first)
+        await until(lambda: not site.shards[0].delivery.room.mailboxes)
+        world.put(replace(agent, name="another"))
+        later = await world.send(message(agent))
+        await world.until_ended(later)
+        assert world.ends() == dict.fromkeys(first + later, GONE)
+        assert len(receiver.got) == 1
+        assert len(verdicts_of(world)) == 1
+
+
 async def test_one_that_is_disabled_gets_nothing_and_once_enabled_everything_again(streams_url):
     async with World(streams_url) as world:
         receiver = await world.receiver()

@@ -145,6 +145,11 @@ class Endpoint:
         """Why nothing can be posted, where it has no target."""
         return Reason.ENDPOINT_INVALID if self.fault is None else self.fault.refusal
 
+    @property
+    def is_disabled_here_only(self) -> bool:
+        """Whether a 410 has disabled it and its agent's record does not say so yet."""
+        return self.fault is not None and self.agent.endpoint_fault is None
+
     def disable(self, fault: EndpointFault) -> None:
         """Post nothing more, until the agent's record says otherwise."""
         self.fault, self.target = fault, None

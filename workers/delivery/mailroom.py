@@ -197,9 +197,14 @@ class Mailroom:
     def update(self, endpoint: Endpoint, agent: Agent) -> None:
         """Take over what changed in an agent's record. At another address it begins anew: what was learnt of
         the former one, and how long to leave that alone, says nothing about this."""
-        if is_fresh(agent, endpoint.agent) or agent.endpoint_fault is not None:
+        fresh = is_fresh(agent, endpoint.agent)
+        fault = endpoint.fault if endpoint.is_disabled_here_only and not fresh else None
+        if fresh or agent.endpoint_fault is not None:
             self.trust(endpoint)
         endpoint.update(agent)
+        if fault is not None and endpoint.fault is None:
+            # The record was changed in something else before the keeper wrote down what we found.
+            endpoint.disable(fault)
 
     def trust(self, endpoint: Endpoint) -> None:
         """Begin anew with an endpoint; one that is disabled has nothing to be spared."""
@@ -273,8 +278,9 @@ class Mailroom:
         self.hungry.pop(mailbox.key, None)
         endpoint = mailbox.endpoint
         del endpoint.mailboxes[mailbox.lane]
-        # An endpoint in trouble is remembered, or its breaker would start anew with every message.
-        if endpoint.is_idle and not endpoint.breaker.retry_at_ms:
+        # An endpoint in trouble is remembered, or its breaker would start anew with every message; so is one
+        # that said 410 until its record says so, or it would be asked again.
+        if endpoint.is_idle and not endpoint.breaker.retry_at_ms and not endpoint.is_disabled_here_only:
             self.endpoints.pop(endpoint.agent.id, None)
 
     def _note_hunger(self, mailbox: Mailbox) -> None:
