@@ -122,7 +122,7 @@ async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(
     dead = next(n for n in range(3) if cluster.port(n) not in needed)
     own = {shard for shard in range(SHARDS) if cluster.node_of(shard) == dead}
     link = Link(cluster.every_url, name="test")
-    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=2_000)
+    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=6_000)
     connection = await link.get()
     await leases.take(connection, up_to=SHARDS)
     assert len(leases.held) == SHARDS
