@@ -94,10 +94,22 @@ async def test_the_server_ends_what_takes_too_long_before_our_patience_does() ->
     assert pool_module.LOCK_MS < pool_module.STATEMENT_MS
 
 
-async def test_who_waits_for_a_lock_is_told_and_a_holder_that_does_nothing_is_ended(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_who_waits_for_a_lock_is_told(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
     monkeypatch.setattr(pool_module, "LOCK_MS", 100)
+    hasty = await open_pool(database_url, size=1, application_name="tests")
+    async with pool.transaction() as holder:
+        await holder.execute("LOCK TABLE agents")
+        with pytest.raises(StoreUnavailable, match="55P03"):
+            async with hasty.transaction() as other:
+                await other.execute("LOCK TABLE agents")
+    await hasty.aclose()
+
+
+async def test_who_holds_a_lock_and_does_nothing_is_ended(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool_module, "IDLE_IN_TRANSACTION_MS", 500)
     pool = await open_pool(database_url, size=2, application_name="tests")
     with pytest.raises(StoreUnavailable):
@@ -110,9 +122,6 @@ async def test_who_waits_for_a_lock_is_told_and_a_holder_that_does_nothing_is_en
 async def hold_and_be_ended(pool: Pool) -> None:
     async with pool.transaction() as idle:
         await idle.execute("LOCK TABLE agents")
-        with pytest.raises(StoreUnavailable, match="55P03"):
-            async with pool.transaction() as other:
-                await other.execute("LOCK TABLE agents")
         async with asyncio.timeout(10):
             while not idle.is_closed():  # noqa: ASYNC110  # the server ends it, and nobody tells us
                 await asyncio.sleep(0.02)

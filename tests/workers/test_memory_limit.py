@@ -172,7 +172,9 @@ async def test_a_process_can_start_take_leases_keep_them_and_leave(any_streams_u
                 await leases.leave(connection)
             link, idle, stopping = Link(any_streams_url, name="test"), Idle(), asyncio.Event()
             clock = ServerClock()
-            tenancy = Tenancy(link, clock, trade="deliver", process="b", shards=2, lease_ms=30_000, tenant=idle)
+            tenancy = Tenancy(
+                link, clock, trade="deliver", process="b", shards=2, lease_ms=30_000, tenant=idle
+            )
             running = asyncio.ensure_future(tenancy.run(stopping))
             await until(lambda: len(idle.held) == 2)
             with pytest.raises(StreamsFull):
