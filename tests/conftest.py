@@ -28,9 +28,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis
-import uvloop
 from cluster import ON_CLUSTER, Cluster, client_of, close
 from hypothesis import HealthCheck, settings
+from telling_loop import TellingLoop
 from whole_broker import SHORT, WholeBroker, free_port
 
 from broker.servers.postgres import EmbeddedPostgres
@@ -80,7 +80,7 @@ settings.load_profile("shared-machine")
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Async tests run on uvloop, as the product does."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": TellingLoop}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,8 +3,13 @@
 import asyncio
 
 import asyncpg
+import pytest
 import redis
 import redis.asyncio
+import uvloop
+from telling_loop import TellingLoop
+
+from broker.streams.connection import open_connection
 
 
 def test_streams_are_empty_for_every_test_1(any_streams_url: str) -> None:
@@ -38,4 +43,14 @@ async def _check_migrated_then_fill(url: str) -> None:
 
 
 async def test_async_tests_run_on_uvloop() -> None:
-    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+
+
+def test_a_connection_left_open_is_told_and_its_loop_ends(streams_url: str) -> None:
+    """As an error, like any warning; the loop of a test that failed must not wait for it for ever."""
+    loop = TellingLoop()
+    connection = loop.run_until_complete(open_connection(streams_url, name="left"))
+    with pytest.raises(ResourceWarning, match="unclosed resource"):
+        loop.close()
+    assert loop.is_closed()
+    assert connection is not None
