@@ -7,7 +7,6 @@ import pytest
 from cluster import Cluster, client_of, close
 from streams_rig import until
 
-from broker.streams import ownership
 from broker.streams.clock import ServerClock
 from broker.streams.cluster import ClusterConnection
 from broker.streams.connection import open_connection
@@ -24,6 +23,7 @@ from schema.ids import new_id, shard_of
 from schema.message import Envelope
 
 SHARDS = 8
+LEASE_MS = 60_000
 
 
 def key(shard: int) -> str:
@@ -115,25 +115,25 @@ async def test_a_node_that_is_killed_takes_nobody_elses_commands_with_it(cluster
         assert await connection.send("GET", key(0)) == b"x"
 
 
-async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(cluster, monkeypatch):
-    monkeypatch.setattr(ownership, "ANSWER_S_MIN", 0.2)
+async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(cluster):
     # Neither who is alive nor what time it is may lie on the node that dies.
     needed = {cluster.slots().owner(slot_of(name)).port for name in ("ab:processes:route", DEPLOYMENT)}
     dead = next(n for n in range(3) if cluster.port(n) not in needed)
     own = {shard for shard in range(SHARDS) if cluster.node_of(shard) == dead}
     link = Link(cluster.every_url, name="test")
-    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=6_000)
+    # So long that none ends, and no answer comes late, because the machine stands still: time passes by hand.
+    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=LEASE_MS)
     connection = await link.get()
     await leases.take(connection, up_to=SHARDS)
-    assert len(leases.held) == SHARDS
+    before = {shard: lease.ends_at_s for shard, lease in leases.held.items()}
+    assert len(before) == SHARDS
     cluster.kill(dead)
-    lost: set[int] = set()
-    async with asyncio.timeout(20):
-        while lost != own:
-            lost |= {lease.shard for lease in await leases.renew(connection)}
-            assert lost <= own
-            assert all(lease.is_live for shard, lease in leases.held.items() if shard not in own)
-            await asyncio.sleep(0.05)
+    assert await leases.renew(connection) == []
+    renewed = {shard for shard, lease in leases.held.items() if lease.ends_at_s > before[shard]}
+    assert renewed == before.keys() - own
+    for shard in own:
+        leases.held[shard].ends_at_s -= LEASE_MS / 1_000
+    assert {lease.shard for lease in await leases.renew(connection)} == own
     clock = ServerClock()
     await clock.measure(connection)
     assert await leases.due(connection, now_ms=clock.now_ms()) == SHARDS
@@ -145,7 +145,7 @@ async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(
         await leases.take(connection, up_to=SHARDS)
         return len(leases.held) == SHARDS
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await all_again():  # noqa: ASYNC110  # what is waited for happens in Redis
             await asyncio.sleep(0.05)
     await link.close()

@@ -100,7 +100,8 @@ async def test_leases_that_could_not_be_renewed_are_dropped_when_their_time_has_
     assert one.drop_ended() == []
     for lease in taken:
         lease.ends_at_s -= 60
-    assert one.drop_ended() == taken
+    # In what order they are held is up to the nodes of a cluster, each of which answers in its own time.
+    assert sorted(lease.shard for lease in one.drop_ended()) == [0, 1]
     assert one.held == {}
 
 
