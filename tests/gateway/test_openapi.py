@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, complete, and true to the types it is made from."""
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -197,3 +198,24 @@ def test_what_is_asked_for_and_what_is_shown_differ_where_they_should() -> None:
 def test_a_query_parameter_is_never_null() -> None:
     fields = Schemas().fields(Outer, Mode.ASKED)
     assert fields["choice"] == {"type": "string", "enum": ["a", "b"]}
+
+
+ASKED = [one for one in OPERATIONS if one.query.__struct_fields__ and not one.streams]
+
+
+@pytest.mark.parametrize("operation", ASKED, ids=lambda operation: operation.name)
+async def test_a_query_parameter_without_a_value_is_none(
+    http: httpx.AsyncClient, operation: Operation
+) -> None:
+    queries = [one for one in described(operation)["parameters"] if one.get("in") == "query"]
+    assert [one["name"] for one in queries if not one["allowEmptyValue"]] == []
+    path = re.sub(r"\{\w+\}", "nobody", operation.path)
+    plain = await http.request(operation.method, path)
+    empty = await http.request(operation.method, path, params=dict.fromkeys((q["name"] for q in queries), ""))
+    assert "=&" in f"{empty.url.query.decode()}&"
+    assert (empty.status_code, _code(empty)) == (plain.status_code, _code(plain))
+
+
+def _code(reply: httpx.Response) -> str | None:
+    code: str | None = reply.json().get("error", {}).get("code") if reply.is_error else None
+    return code

@@ -218,12 +218,10 @@ def _in_query(operation: Operation, name: str, schema: Schema) -> Document:
     schema = {facet: value for facet, value in schema.items() if facet not in ("minLength", "maxLength")}
     if schema.get("type") == "boolean":
         schema |= {"type": ["boolean", "integer"], "enum": [True, False, 1, 0]}
-    if schema.get("type") == "string" and "enum" in schema:
-        schema["enum"] = [*schema["enum"], ""]
     if schema.get("format") == "date-time":  # seconds since the epoch are understood as well
         moment = {"type": schema.pop("type"), "format": schema.pop("format")}
-        schema["anyOf"] = [moment, {"type": "number"}, {"type": "string", "maxLength": 0}]
-    described: Document = {"name": name, "in": "query", "required": False}
+        schema["anyOf"] = [moment, {"type": "number"}]
+    described: Document = {"name": name, "in": "query", "required": False, "allowEmptyValue": True}
     described["description"] = schema.pop("description", "")
     described["schema"] = schema
     word = word_for(owners_of(operation.query), name)
