@@ -21,7 +21,7 @@ from broker.telemetry import logs, metrics
 from schema.codec import encode
 from schema.errors import BrokerError
 from schema.limits import QUARANTINED_BYTES_MAX
-from schema.message import Lane, lane_of
+from schema.message import Envelope, Lane, lane_of
 from schema.times import to_ms
 from workers.delivery.delivery import Delivery
 from workers.placing import Placement, Way, event_of, routed_event
@@ -134,6 +134,13 @@ class Mover:
         if delivery is not None and mailbox is not None:
             placement.mailbox, target = mailbox, mailbox.key
             placement.told = not delivery.takes_directly(mailbox)
+            if not placement.told and _is_plain(placement, envelope):
+                placement.handed = name = delivery.name_for(mailbox, now_ms)
+                if name:
+                    batch.recipient = delivery.life
+                    batch.hand_over(placement.key, name, body)
+                    return
+            mailbox.is_used = True
             if not mailbox.active:
                 mailbox.active = True
                 batch.activate.add(target)
@@ -228,6 +235,9 @@ class Mover:
                 owner.miss(mailbox)
                 continue
             assert one.envelope is not None
+            if one.handed:
+                owner.receive(mailbox, one.handed, one.envelope, one.body, now_ms, one.route)
+                continue
             owner.accept(
                 mailbox,
                 entry,
@@ -252,6 +262,12 @@ def _count(moving: list[Placement], entries: list[str]) -> None:
     for way in others:
         _COUNTED[way].inc()
     _COUNTED[Way.MAILBOX].inc(len(moving) - len(others) - duplicates)
+
+
+def _is_plain(placement: Placement, envelope: Envelope) -> bool:
+    """Tell whether nobody asks for a message by its place: no gateway, no clock, no sender that takes it back
+    (of what is on record already). Only such are handed over directly."""
+    return not placement.waiter and envelope.expires_at is None and not placement.on_record
 
 
 def _ignore(_: Reply) -> None:

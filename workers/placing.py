@@ -62,7 +62,8 @@ class Placement(Struct, gc=False):
     it was scheduled, parked, or at another agent, or this is not its first round.
 
     The rest is noted as it is moved. `body`: the message as it lies in the mailbox. `told`: its ledger event
-    goes with the call. `mailbox`: where the delivery owner in this process expects it."""
+    goes with the call. `mailbox`: where the delivery owner in this process expects it. `handed`: the name by
+    which it gets it directly; empty where it lies in the mailbox."""
 
     way: Way
     raw: bytes
@@ -80,6 +81,7 @@ class Placement(Struct, gc=False):
     body: bytes = b""
     told: bool = True
     mailbox: Mailbox | None = None
+    handed: str = ""
 
 
 class Placer:

@@ -64,6 +64,8 @@ class Keys:
         "chosen",
         "deaths",
         "deliverer",
+        "direct",
+        "direct_owner",
         "doorbell",
         "due",
         "expiry",
@@ -88,6 +90,8 @@ class Keys:
         self.ingress = self.published = {lane: f"{prefix}ingress:{lane.value}" for lane in LANES}
         self.active = prefix + "active"
         self.doorbell = prefix + "doorbell"
+        self.direct = prefix + "direct"
+        self.direct_owner = prefix + "direct:owner"
         self.due = prefix + "due"
         self.expiry = prefix + "expiry"
         self.failing = prefix + "failing"

@@ -19,12 +19,14 @@ DUPLICATE: Final = "="
 
 
 class RouteBatch(Struct):
-    """What one call moves, and what else changes with it. `add` fills the first three, a value each a move.
+    """What one call moves, and what else changes with it. `add` and `hand_over` are a move each.
 
-    `keys`: what makes a second publish a duplicate, empty for none. `targets`: the streams they go to.
-    `messages`: empty for one whose way ends here. The rest is for those few moves that have it, by their
-    numbers from 1 on: `waiters` (number, gateway), `expiries` (number, server ms), `later` (number, member,
-    due in server ms, message), flat each. `events` are ledger events, `about` the moves they tell of.
+    `keys`: what makes a second publish a duplicate, empty for none, a value each a move. `targets`: the
+    streams of those that go into one; `messages`: number and message of each, flat. `handed`: name and
+    message of those handed over directly, flat, to `recipient`; `handed_numbers`: which moves they are. The
+    rest is for those few moves that have it, by their numbers from 1 on: `waiters` (number, gateway),
+    `expiries` (number, server ms), `later` (number, member, due in server ms, message), flat each. `events`
+    are ledger events, `about` the moves they tell of.
 
     `activate`: targets to put on the active set. `parked`: requirements by signature. `forget`: choices that
     have arrived. `done`: ingress entries that are finished with these moves. `ring`: mailboxes a delivery
@@ -33,7 +35,10 @@ class RouteBatch(Struct):
 
     keys: list[bytes] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
-    messages: list[bytes] = field(default_factory=list)
+    messages: list[Argument] = field(default_factory=list)
+    handed: list[Argument] = field(default_factory=list)
+    handed_numbers: list[int] = field(default_factory=list)
+    recipient: str = ""
     waiters: list[Argument] = field(default_factory=list)
     expiries: list[Argument] = field(default_factory=list)
     later: list[Argument] = field(default_factory=list)
@@ -47,10 +52,18 @@ class RouteBatch(Struct):
     pulling: set[str] = field(default_factory=set)
 
     def add(self, key: bytes, target: str = "", message: bytes = b"") -> None:
-        """Add a move to a target; without one, its way ends here and only what `tell` adds stays."""
+        """Add a move into a stream; without one, its way ends here and only what `tell` adds stays."""
         self.keys.append(key)
-        self.targets.append(target)
-        self.messages.append(message)
+        if target:
+            self.targets.append(target)
+            self.messages += (len(self.keys), message)
+
+    def hand_over(self, key: bytes, name: str, message: bytes) -> None:
+        """Add a message that the delivery owner in this process, `recipient`, gets directly, by a name that
+        is never used twice."""
+        self.keys.append(key)
+        self.handed_numbers.append(len(self.keys))
+        self.handed += (name, message)
 
     # Each of the following is about the move added last.
 
@@ -79,18 +92,16 @@ def call_route(
     on_reply: Callable[[list[str] | BrokerError], None],
 ) -> None:
     """Send the batch. The reply has, per move, the entry id in its target, NOWHERE or DUPLICATE; or it is a
-    BrokerError (Fenced, StreamsFull: nothing has changed).
+    BrokerError (Fenced, also where `recipient` is no more: nothing has changed; StreamsFull: nothing either).
     """
     window = now_ms // window_ms
-    count = len(batch.keys)
+    count, handed = len(batch.keys), len(batch.handed_numbers)
     script_keys: list[Argument] = [
         keys.owner("route"), keys.seen(window), keys.seen(window - 1), keys.active, keys.ledger,
         keys.doorbell, keys.expiry, keys.parked, keys.chosen, keys.later, keys.later_messages,
-        *keys.ingress.values(),
+        keys.direct, keys.direct_owner, *keys.ingress.values(),
     ]  # fmt: skip
-    # A cluster wants every key to be of this shard, also one that nothing is written to.
-    nowhere = keys.ledger
-    script_keys += [target or nowhere for target in batch.targets] if "" in batch.targets else batch.targets
+    script_keys += batch.targets
     script_keys += batch.activate
     events = batch.events
     about = [] if len(events) == count else batch.about
@@ -102,8 +113,12 @@ def call_route(
         len(batch.waiters) // 2, len(batch.expiries) // 2, len(batch.later) // 4,
         len(batch.activate), len(batch.parked), len(batch.forget),
         *(len(entries) for entries in batch.done.values()),
+        batch.recipient, handed, len(batch.targets),
     ]  # fmt: skip
     arguments += batch.keys
+    if handed < count:
+        arguments += batch.handed_numbers
+    arguments += batch.handed
     arguments += batch.messages
     arguments += about
     arguments += batch.waiters
@@ -119,6 +134,6 @@ def call_route(
         if isinstance(reply, BrokerError):
             on_reply(reply)
         else:
-            on_reply(reply.decode().split(" ") if count else [])
+            on_reply(reply.decode().split(" ") if reply else [NOWHERE] * count)
 
     connection.run(ROUTE, script_keys, arguments, answered)

@@ -10,10 +10,12 @@ from broker.streams.scripts import SETTLE
 
 
 class Settlement(Struct):
-    """What one call changes. `finished`: entries to delete, by mailbox. `events`: for the ledger, encoded.
+    """What one call changes. `direct`: fields of direct messages to delete. `finished`: entries to delete, by
+    mailbox. `events`: for the ledger, encoded.
     `retries`: due member -> due ms. `over`: due members that are no longer needed. `forget`: members of the
     expiry set."""
 
+    direct: list[str] = field(default_factory=list)
     finished: dict[str, list[str]] = field(default_factory=dict)
     events: list[bytes] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
@@ -22,7 +24,7 @@ class Settlement(Struct):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.finished or self.events or self.retries or self.over or self.forget)
+        return not (self.direct or self.finished or self.events or self.retries or self.over or self.forget)
 
 
 def call_settle(
@@ -33,10 +35,10 @@ def call_settle(
     owner: str,
     on_reply: Callable[[Reply], None],
 ) -> None:
-    """Send the settlement. The reply is the number of entries deleted, or a BrokerError (Fenced: nothing has
+    """Send the settlement. The reply is the number of messages deleted, or a BrokerError (Fenced: nothing has
     changed)."""
     script_keys: list[Argument] = [
-        keys.owner("deliver"), keys.ledger, keys.due, keys.expiry, *settlement.finished,
+        keys.owner("deliver"), keys.ledger, keys.due, keys.expiry, keys.direct, *settlement.finished,
     ]  # fmt: skip
     arguments: list[Argument] = [
         owner,
@@ -44,7 +46,9 @@ def call_settle(
         len(settlement.retries),
         len(settlement.over),
         len(settlement.forget),
+        len(settlement.direct),
     ]
+    arguments += settlement.direct
     for member, due_ms in settlement.retries.items():
         arguments += (due_ms, member)
     arguments += settlement.over

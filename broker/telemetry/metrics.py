@@ -90,6 +90,9 @@ MESSAGES: Final = Counter(
     "messages", "Messages that went through a stage, by how it ended.", {"stage": STAGES, "outcome": OUTCOMES}
 )
 QUARANTINED: Final = Counter("quarantined_entries", "Stream entries set aside because they are no message.")
+SHELVED: Final = Counter(
+    "shelved_messages", "Messages handed to delivery directly that were put into their mailbox after all."
+)
 PUBLISH_TO_DELIVERED: Final = Histogram(
     "publish_to_delivered_seconds",
     "From the publisher's timestamp to the 2xx of the recipient.",

@@ -121,9 +121,9 @@ async def test_many_scripts_under_way_survive_a_flush_in_their_order(connection,
     raw.set("ab:{0}:owner:deliver", "1:x")
     raw.script_flush()
     replies = []
-    keys = ("ab:{0}:owner:deliver", "ab:{0}:ledger", "ab:{0}:due", "ab:{0}:expiry")
+    keys = [f"ab:{{0}}:{name}" for name in ("owner:deliver", "ledger", "due", "expiry", "direct")]
     for number in range(20):
-        connection.run(SETTLE, keys, ("1:x", f"[{number}]", 0, 0, 0), replies.append)
+        connection.run(SETTLE, keys, ("1:x", f"[{number}]", 0, 0, 0, 0), replies.append)
     await until(lambda: len(replies) == 20)
     assert replies == [0] * 20
     assert [fields[b"b"] for _, fields in raw.xrange("ab:{0}:ledger")] == [b"[%d]" % n for n in range(20)]

@@ -223,6 +223,7 @@ class World:
                 found[name] = self.raw.xlen(key) if self.raw.type(key) == b"stream" else -1
             elif part in ("active", "due", "expiry", "later", "chosen"):
                 found[name] = self.raw.zcard(key) if self.raw.type(key) == b"zset" else self.raw.hlen(key)
+        found |= {keys.direct: self.raw.hlen(keys.direct) for keys in self.keys}
         return {
             name: count for name, count in found.items() if count or ":inbox:" in name or ":parked" in name
         }

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from schema.ledger import Event
@@ -12,13 +13,19 @@ ANNOUNCE_MS: Final = 200
 ANNOUNCE_WAITED_MS: Final = 20
 """What is not settled after this long is told to the record; sooner where somebody waits for that."""
 ANNOUNCE_BATCH_MAX: Final = 128
+SLOW_MS: Final = 60_000
+"""An endpoint that was slower than this gets nothing directly for so long: all of it would be put into its
+mailbox all the same, in a call more."""
 
 
 class Announcer:
     """Remembers what came, in order, until it is settled or told."""
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
+    def __init__(
+        self, tell: Callable[[Event], None], shelve: Callable[[Item, Callable[[], None]], None]
+    ) -> None:
         self._tell = tell
+        self._shelve = shelve
         self._waited: deque[Item] = deque()
         self._others: deque[Item] = deque()
 
@@ -35,7 +42,18 @@ class Announcer:
         count = 0
         while items and items[0].held_ms <= before_ms and count < ANNOUNCE_BATCH_MAX:
             item = items.popleft()
-            if not item.announced:
-                count += 1
-                self._tell(announced(item, now_ms=now_ms))
-                item.announced = True
+            if item.announced:
+                continue
+            count += 1
+            if item.direct or item.shelving is not None:
+                # The record says where it lies, so that it can be taken back there.
+                if item.started_ms:
+                    item.mailbox.endpoint.slow_until_ms = now_ms + SLOW_MS
+                self._shelve(item, partial(self._tell_of, item, now_ms))
+            else:
+                self._tell_of(item, now_ms)
+
+    def _tell_of(self, item: Item, now_ms: int) -> None:
+        if not item.announced:
+            self._tell(announced(item, now_ms=now_ms))
+            item.announced = True

@@ -13,9 +13,10 @@ throws this object away: nothing here survives a doubt about what Redis holds.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Final
 
-from broker.core.breaker import Breaker
+from broker.core.breaker import CLOSED, Breaker
 from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection, Reply
 from broker.streams.keys import Keys
@@ -23,13 +24,14 @@ from broker.streams.ownership import Lease
 from broker.transport.client import PushClient
 from schema.agent import Agent
 from schema.errors import BrokerError, StreamsFull
+from schema.ids import new_id
 from schema.message import Envelope, Lane
 from workers.delivery.announcing import Announcer
 from workers.delivery.collector import Collector
 from workers.delivery.dispatch import DeliveryRules, Dispatch
 from workers.delivery.endpoint import Endpoint
 from workers.delivery.health import Health
-from workers.delivery.items import Mailbox, item_of
+from workers.delivery.items import Item, Mailbox, item_of
 from workers.delivery.mailroom import Mailroom, is_fresh
 from workers.delivery.newcomers import Newcomers
 from workers.delivery.outcome import announced
@@ -37,6 +39,7 @@ from workers.delivery.replies import Replies
 from workers.delivery.rerouting import Another, Rerouting
 from workers.delivery.rounds import Rounds
 from workers.delivery.settler import Settler
+from workers.delivery.shelving import Shelver
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.survival import Survival
 from workers.delivery.trials import Trials
@@ -82,7 +85,21 @@ class Delivery:
         self._settler = Settler(
             connection, keys, owner=self._owner, on_settled=self.room.settled, on_error=self.fail
         )
-        self.announcer = Announcer(self._settler.tell)
+        self.life = new_id()
+        """By this name routers hand messages to it."""
+        self._prefix = f"{self.life[-12:]}."
+        self._numbers = count(1)
+        self.shelver = Shelver(
+            connection,
+            keys,
+            self.room,
+            life=self.life,
+            owner=self._owner,
+            now_ms=clock.now_ms,
+            set_aside=self._settler.set_aside_direct,
+            on_error=self.fail,
+        )
+        self.announcer = Announcer(self._settler.tell, self.shelver.shelve)
         self.dispatch = Dispatch(
             self.room,
             self._settler,
@@ -93,6 +110,7 @@ class Delivery:
             stats=stats,
             replies=replies,
             rerouting=Rerouting(another),
+            shelver=self.shelver,
             on_room=self.collect,
             on_retry=self._expect_retry,
         )
@@ -124,6 +142,7 @@ class Delivery:
         await self._trials.begin(self._clock.now_ms())
         self.dispatch.trials = self._trials if self._trials.is_on else None
         await self.health.load()
+        await self.shelver.take_over()
         await self.collector.take_over(self._owner())
         self.is_ready = True
         self.collect()
@@ -134,6 +153,9 @@ class Delivery:
     async def drain(self) -> None:
         """Take nothing new, let what is in flight finish, settle it. The caller bounds the wait."""
         await self.dispatch.drain()
+        for endpoint in self.room.endpoints.values():
+            self.dispatch.give_back(endpoint)
+        await self.shelver.drain()
         await self._settler.drain()
         await self._trials.end()
 
@@ -171,6 +193,39 @@ class Delivery:
             and not self.dispatch.stopping
             and (not mailbox.queue or self.room.has_room(mailbox))
         )
+
+    def name_for(self, mailbox: Mailbox, now_ms: int) -> str:
+        """Return the name by which a message for this mailbox is handed over directly. Empty where it is to
+        lie in the mailbox: its endpoint is in trouble, or slow, or keeps an order, or a message is sought
+        that kills its worker."""
+        endpoint = mailbox.endpoint
+        if (
+            endpoint.breaker.state is not CLOSED
+            or endpoint.slow_until_ms > now_ms
+            or endpoint.agent.ordered
+            or self.dispatch.trials is not None
+        ):
+            return ""
+        return f"{self._prefix}{next(self._numbers)}"
+
+    def receive(
+        self, mailbox: Mailbox, name: str, envelope: Envelope, body: bytes, now_ms: int, route: bytes | None
+    ) -> None:
+        """Take what was just handed over directly."""
+        mailbox.coming -= 1
+        item = item_of(mailbox, name, envelope, body, "", False, route, now_ms)
+        item.direct = True
+        if not mailbox.closed and self.takes_directly(mailbox):
+            self.dispatch.take(item, now_ms)
+            return
+        # Something has changed since it was routed.
+        self.shelver.give_back([item], self._tell)
+        if not mailbox.closed:
+            self.room.fall_behind(mailbox)
+            self.collect()
+
+    def _tell(self, item: Item) -> None:
+        self._settler.tell(announced(item, now_ms=self._clock.now_ms()))
 
     def miss(self, mailbox: Mailbox) -> None:
         """Note that what was expected was a duplicate."""
@@ -262,6 +317,7 @@ class Delivery:
         paused, disabled or gone nothing more."""
         endpoint = self.room.endpoints.get(agent_id)
         if endpoint is not None and (agent is None or not agent.is_pushed_to):
+            self.dispatch.give_back(endpoint)
             now_ms = self._clock.now_ms()
             self.collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:

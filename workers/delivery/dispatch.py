@@ -30,6 +30,7 @@ from workers.delivery.plain import plain_event
 from workers.delivery.replies import Replies
 from workers.delivery.rerouting import Rerouting
 from workers.delivery.settler import Settler
+from workers.delivery.shelving import Shelver
 from workers.delivery.stats import DeliveryStats
 from workers.delivery.trials import Trials
 from workers.delivery.troubled import Troubled
@@ -70,6 +71,7 @@ class Dispatch:
         stats: DeliveryStats,
         replies: Replies,
         rerouting: Rerouting,
+        shelver: Shelver,
         on_room: Callable[[], None],
         on_retry: Callable[[int], None],
     ) -> None:
@@ -86,6 +88,7 @@ class Dispatch:
         self._stats = stats
         self._replies = replies
         self._rerouting = rerouting
+        self._shelver = shelver
         self._on_room = on_room
         self._on_retry = on_retry
         self._ready: deque[Endpoint] = deque()
@@ -306,7 +309,7 @@ class Dispatch:
         reroute = self._rerouting.judge(item, event)
         if reroute is None:
             return False
-        self._settler.reroute(item, reroute.event, reroute.message)
+        self._in_place(item, partial(self._settler.reroute, item, reroute.event, reroute.message))
         item.announced = True
         _REROUTED[event.reason == Reason.DECLINED.value].inc()
         return True
@@ -314,6 +317,7 @@ class Dispatch:
     def _note_failure(self, endpoint: Endpoint, outcome: Outcome, now_ms: int) -> None:
         endpoint.breaker.failed(now_ms)
         if endpoint.breaker.state is BreakerState.OPEN:
+            self.give_back(endpoint)
             self._room.shed(endpoint)
             self.health.failed(endpoint, now_ms, what=outcome.label)
 
@@ -339,11 +343,27 @@ class Dispatch:
         if outcome.due_ms is None:
             self._settler.finish(item, outcome.event)
         else:
-            member = f"{item.place}|{item.attempts + 1}"
-            self._room.wait(item.mailbox, item.place)
-            self._settler.retry(item, outcome.event, due_ms=outcome.due_ms, member=member)
-            self._on_retry(outcome.due_ms)
+            self._in_place(item, partial(self._retry, item, outcome.event, outcome.due_ms))
         item.announced = True
+
+    def _retry(self, item: Item, event: Event, due_ms: int) -> None:
+        member = f"{item.place}|{item.attempts + 1}"
+        self._room.wait(item.mailbox, item.place)
+        self._settler.retry(item, event, due_ms=due_ms, member=member)
+        self._on_retry(due_ms)
+
+    def _in_place(self, item: Item, go: Callable[[], None]) -> None:
+        """Go on with an item when it lies in its mailbox."""
+        if item.direct or item.shelving is not None:
+            self._shelver.shelve(item, go)
+        else:
+            go()
+
+    def give_back(self, endpoint: Endpoint) -> None:
+        """Put into its mailboxes what an endpoint was handed directly and has not been posted."""
+        direct = self._room.withdraw_direct(endpoint)
+        if direct:
+            self._shelver.give_back(direct)
 
     def _note_quiet(self) -> None:
         if not self.in_flight and not self._replying:

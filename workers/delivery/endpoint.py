@@ -79,6 +79,7 @@ class Endpoint:
         "pace",
         "queued",
         "ready",
+        "slow_until_ms",
         "target",
         "waiting",
         "waits_until_ms",
@@ -98,6 +99,8 @@ class Endpoint:
         self.limit = 0
         """Requests it may have in flight. Where order is kept, a retry that waits holds the rest."""
         self.ready = False
+        self.slow_until_ms = 0
+        """Until then what is for it goes through its mailbox."""
         self.waits_until_ms = 0
         """Its place among the troubled (0: none)."""
         self.heard_ms = 0

@@ -9,6 +9,7 @@ Invariants, which make posting from memory safe beside reading back:
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET, Struct
@@ -28,7 +29,9 @@ class Item(Struct, eq=False):
 
     `attempts`: used so far in this round; `attempts_before` of them by agents chosen before. `announced`:
     whether a ledger event with the whole message has been written. `due_taken`: whether it came from the due
-    set, where it is marked as under way.
+    set, where it is marked as under way. `direct`: it lies among the direct messages of its shard, by the
+    name `entry`, and in no mailbox. `shelving`: what follows when it lies in its mailbox; None: it is not on
+    its way there. `shelved`: it was put there while it was in memory.
     """
 
     mailbox: "Mailbox"
@@ -52,6 +55,9 @@ class Item(Struct, eq=False):
     due_taken: bool = False
     started_ms: int = 0
     attempts_before: int = 0
+    direct: bool = False
+    shelving: list[Callable[[], None]] | None = None
+    shelved: bool = False
 
     @property
     def due_member(self) -> str:
@@ -121,6 +127,7 @@ class Mailbox:
         "endpoint",
         "held",
         "idle_since_ms",
+        "is_used",
         "key",
         "lane",
         "queue",
@@ -138,6 +145,8 @@ class Mailbox:
         """Whether something came while it was being read: the read may have missed it."""
         self.active = False
         """Whether it is on the active set of Redis (or will be when the calls under way arrive)."""
+        self.is_used = False
+        """Whether anything of it may be in Redis: what is handed over directly never was in a mailbox."""
         self.closed = False
         """Whether its books are closed: what still comes stays in Redis."""
         self.coming = 0

@@ -52,7 +52,8 @@ class Mailroom:
         """Retries that wait in Redis: place (`mailbox|entry`) -> the mailbox held open for it (None: its
         agent had no endpoint then)."""
         self.retrying: set[str] = set()
-        """Places of retries that are under way. A read that comes by them passes over them."""
+        """Places of entries under way that a read passes over: retries, and what was put into its mailbox
+        while it was held in memory."""
         self.hungry: dict[str, Mailbox] = {}
         """Mailboxes that are behind and have room for what a read would bring, in the order they got it."""
         self.expiring: set[str] = set()
@@ -166,7 +167,7 @@ class Mailroom:
         """Let go of items that Redis has settled."""
         now_ms = self._now_ms()
         for item in items:
-            if item.due_taken:
+            if item.due_taken or item.shelved:
                 self.retrying.discard(item.place)
             mailbox = item.mailbox
             mailbox.held -= 1
@@ -210,6 +211,24 @@ class Mailroom:
         """Begin anew with an endpoint; one that is disabled has nothing to be spared."""
         endpoint.breaker = self._make_breaker()
 
+    def withdraw_direct(self, endpoint: Endpoint) -> list[Item]:
+        """Take off their queues what was handed over directly, for it to be put into the mailboxes, which are
+        read from there then."""
+        withdrawn: list[Item] = []
+        for mailbox in endpoint.mailboxes.values():
+            direct = [item for item in mailbox.queue if item.direct]
+            if direct:
+                mailbox.queue = deque(item for item in mailbox.queue if not item.direct)
+                self._let_go(mailbox, len(direct))
+                self.fall_behind(mailbox)
+                withdrawn += direct
+        return withdrawn
+
+    def _let_go(self, mailbox: Mailbox, count: int) -> None:
+        mailbox.held -= count
+        mailbox.endpoint.queued -= count
+        self.queued -= count
+
     def abandon(self, endpoint: Endpoint) -> list[str]:
         """Forget an endpoint that was taken away: what is queued stays in Redis for its agent to pull. Return
         the due members of retries among it; they wait again, should there be an endpoint again."""
@@ -230,7 +249,7 @@ class Mailroom:
     def fall_behind(self, mailbox: Mailbox) -> None:
         """Note that entries lie in Redis that are not in memory."""
         mailbox.behind = True
-        mailbox.active = True
+        mailbox.active = mailbox.is_used = True
         mailbox.again = mailbox.collecting
         self._note_hunger(mailbox)
 
@@ -238,18 +257,16 @@ class Mailroom:
         """Give back to Redis what an endpoint in trouble has queued: memory is for those that answer.
 
         Items are posted in the order of their entries, so everything that was ever tried lies before the
-        first one that was not: reading on from there later brings each of these once.
+        first one that was not: reading on from there later brings each of these once. What was put into its
+        mailbox while it was in memory is out of that order, and stays.
         """
         for mailbox in endpoint.mailboxes.values():
-            untried = [item for item in mailbox.queue if not item.due_taken]
+            untried = [item for item in mailbox.queue if _is_as_read(item)]
             if len(untried) <= MAILBOX_QUEUED_MIN:
                 continue
             kept = untried[:MAILBOX_QUEUED_MIN]
-            mailbox.queue = deque(item for item in mailbox.queue if item.due_taken or item in kept)
-            count = len(untried) - len(kept)
-            mailbox.held -= count
-            endpoint.queued -= count
-            self.queued -= count
+            mailbox.queue = deque(item for item in mailbox.queue if not _is_as_read(item) or item in kept)
+            self._let_go(mailbox, len(untried) - len(kept))
             mailbox.cursor = kept[-1].entry
             self.fall_behind(mailbox)
 
@@ -291,6 +308,11 @@ class Mailroom:
     def _note_idle(self, mailbox: Mailbox) -> None:
         mailbox.idle_since_ms = self._now_ms()
         self._idle.append((mailbox.idle_since_ms, mailbox.key))
+
+
+def _is_as_read(item: Item) -> bool:
+    """Tell whether an item was never tried and stands in its queue as its entry stands in the mailbox."""
+    return not (item.due_taken or item.direct or item.shelved)
 
 
 def is_fresh(agent: Agent, before: Agent) -> bool:

@@ -85,9 +85,10 @@ class Rounds:
     def _vacate(self, now_ms: int) -> None:
         mailboxes = list(self._delivery.room.vacant(now_ms=now_ms, at_most=VACATE_BATCH_MAX))
         self._more_vacant = len(mailboxes) == VACATE_BATCH_MAX
-        if mailboxes and not self._delivery.dispatch.stopping:
-            keys = (self._keys.owner("deliver"), self._keys.active, *(m.key for m in mailboxes))
-            self._connection.run(VACATE, keys, (self._lease.value,), partial(self._vacated, mailboxes))
+        used = [mailbox for mailbox in mailboxes if mailbox.is_used]
+        if used and not self._delivery.dispatch.stopping:
+            keys = (self._keys.owner("deliver"), self._keys.active, *(m.key for m in used))
+            self._connection.run(VACATE, keys, (self._lease.value,), partial(self._vacated, used))
 
     def _vacated(self, mailboxes: list[Mailbox], reply: Reply) -> None:
         if isinstance(reply, BrokerError):

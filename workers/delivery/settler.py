@@ -86,21 +86,29 @@ class Settler:
 
     def finish(self, item: Item, event: Event) -> None:
         """Settle an item for good: its entry goes, its event stays."""
+        if item.shelving is not None:
+            self._last = item
+            item.shelving.append(partial(self.finish, item, event))
+            return
         written = encode(event)  # First: an entry must not go without its event.
         self._finish(item)
         self._note(written, event.id, event.status, item.waiter)
 
     def finish_written(self, item: Item, event: bytes) -> None:
         """Settle an item that was delivered; its event is written already."""
-        if item.waiter or item.due_taken or item.expires_ms is not None:
+        if not item.direct:
+            if item.shelving is not None:
+                self._last = item
+                item.shelving.append(partial(self.finish_written, item, event))
+                return
             self._finish(item)
             self._note(event, item.id, _DELIVERED, item.waiter)
             return
-        # The same without what few items have, in one piece.
+        # The same in one piece: nobody waits for it, and it lies in no mailbox.
         batch = self._batch
         settlement = batch.settlement
         events = settlement.events
-        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        settlement.direct.append(item.entry)
         batch.items.append(item)
         self._last = item
         events.append(event)
@@ -113,6 +121,12 @@ class Settler:
         written = encode(event)
         self._finish(item)
         self._note(written, item.entry, Status.FAILED, "")
+
+    def set_aside_direct(self, name: str, raw: bytes, detail: str, now_ms: int) -> None:
+        """Take what is no message from among the direct ones; the record keeps its bytes."""
+        written = encode(quarantined(self._keys.direct, name, raw, detail=detail, now_ms=now_ms))
+        self._batch.settlement.direct.append(name)
+        self._note(written, name, Status.FAILED, "")
 
     def retry(self, item: Item, event: Event, *, due_ms: int, member: str) -> None:
         """Plan another attempt; `member` is its name among what waits."""
@@ -174,7 +188,10 @@ class Settler:
 
     def _finish(self, item: Item) -> None:
         settlement = self._batch.settlement
-        settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
+        if item.direct:
+            settlement.direct.append(item.entry)
+        else:
+            settlement.finished.setdefault(item.mailbox.key, []).append(item.entry)
         if item.due_taken:
             settlement.over.append(item.due_member)
         if item.expires_ms is not None:

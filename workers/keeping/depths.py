@@ -1,7 +1,8 @@
 """How much waits in a shard, looked at every other second and at a bounded price however much that is.
 
 Ingress and ledger are counted in entries, and an entry may carry several messages (up to 64 published
-together, up to 128 events settled together). Mailboxes and parked messages are one entry a message. Of very
+together, up to 128 events settled together). Mailboxes and parked messages are one entry a message; what is
+posted without having been in one counts as lying there. Of very
 many mailboxes a part is measured at each look, in turn, and the sum extrapolated from the parts; the agents
 with the most are measured every time. Mailboxes of agents that pull are not on the active set: not counted.
 """
@@ -50,7 +51,7 @@ class DepthGauge:
     async def measure(self, connection: Connection) -> Depths:
         """Return what waits now. Raises: StreamsUnavailable."""
         keys = self._keys
-        *ingress, due, later, ledger, signatures, active, memory = await connection.send_many(
+        *ingress, due, later, ledger, signatures, active, direct, memory = await connection.send_many(
             (
                 *(("XLEN", lane) for lane in {*keys.ingress.values(), *keys.published.values()}),
                 ("ZCARD", keys.due),
@@ -58,12 +59,13 @@ class DepthGauge:
                 ("XLEN", keys.ledger),
                 ("HLEN", keys.parked),
                 ("ZCARD", keys.active),
+                ("HLEN", keys.direct),
                 ("INFO", "memory"),
             )
         )
         depths = Depths({"ingress": sum(ingress), "due": due, "later": later, "ledger": ledger})
         depths.queues["parked"] = await self._parked(connection, signatures)
-        depths.queues["mailbox"] = await self._mailboxes(connection, active)
+        depths.queues["mailbox"] = direct + await self._mailboxes(connection, active)
         depths.agents = self._top
         depths.memory_ratio = memory_share(memory)
         self._say_full(depths)

@@ -1,30 +1,35 @@
 -- Moves one batch of messages from the ingress lanes to where the router decided: a mailbox, a parked stream,
 -- the set of scheduled messages, or nowhere (finished here; only its ledger event stays).
 -- Atomic, because a message must never be in two places or in none, and because deduplication and move are one.
--- One redis.call and three values a message, the rest once a batch: the keys to look up lie side by side, so that
--- they go on as they came, and what few messages have (a waiter, an expiry) is named by the message's number.
+-- One redis.call a batch where that will do, one a message that goes into a stream: the keys to look up lie side by
+-- side, and so does what is handed over directly, so that they go on as they came; what few messages have (a waiter,
+-- an expiry) is named by the message's number.
 -- The first write is a growing one, so that Redis at its memory limit refuses the whole batch and never half of it.
 --
 -- KEYS 1 owner:route  2 seen (this window)  3 seen (last window)  4 active  5 ledger  6 doorbell  7 expiry
---      8 parked  9 chosen  10 later  11 later:messages  12-14 ingress high, normal, low
---      15.. per message: its target (anything where it has none); then the mailboxes to activate
+--      8 parked  9 chosen  10 later  11 later:messages  12 direct  13 direct:owner  14-16 ingress high, normal, low
+--      17.. the streams of the messages that go into one; then the mailboxes to activate
 -- ARGV 1 owner value  2 lifetime of `seen` in ms  3 now in ms  4 doorbell text ('' for none)
 --      5 number of messages  6 how many of them have no deduplication key
 --      7 ledger events as a JSON array ('' for none)  8 lengths of the events in it, in bytes, space-separated
 --      9 number of messages an event is about (0: one event for every message, in order)
 --      10 number of waiters  11 of expiries  12 of scheduled messages  13 of mailboxes to activate
 --      14 of parked signatures  15 of choices to forget  16-18 of ingress entries to delete per lane
---      then deduplication keys ('' for none), one per message; messages ('' without a target), one per message;
+--      19 to whom messages are handed directly  20 number of messages that are  21 of messages that go into a stream
+--      then deduplication keys ('' for none), one per message; numbers of the messages handed over directly (left
+--        out where all are); field and message of each of them; number and message of each that goes into a stream;
 --        numbers of the messages the events are about, in the order of the events;
 --        number and gateway that waits; number and ms of each expiry;
 --        number, member (lane number and id), due ms and message of each scheduled one;
 --        signature and requirements of each parked one; message ids whose choice is forgotten;
 --        ingress entries, lane by lane
--- Reply: per message the entry id in its target, '-' where it has none, '=' for a duplicate; space-separated.
+-- Reply: '' where nothing went into a stream and nothing is a duplicate; else per message the entry id in its stream,
+--   '-' where it has none, '=' for a duplicate; space-separated.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED route') end
+local direct, streams = tonumber(ARGV[20]), tonumber(ARGV[21])
+if direct > 0 and redis.call('GET', KEYS[13]) ~= ARGV[19] then return redis.error_reply('FENCED direct') end
 local count = tonumber(ARGV[5])
-local keys_at = 18
-local messages_at = keys_at + count
+local keys_at = 21
 local duplicate, duplicates = {}, 0
 if count > 0 then
   for window = 2, 3 do
@@ -37,7 +42,22 @@ if count > 0 then
     end
   end
 end
-local abouts_at = messages_at + count
+local numbers_at = keys_at + count
+local direct_at = numbers_at + (direct < count and direct or 0)
+local streams_at = direct_at + 2 * direct
+if direct > 0 and duplicates == 0 then
+  redis.call('HSET', KEYS[12], unpack(ARGV, direct_at + 1, streams_at))
+elseif direct > 0 then
+  local fresh = {}
+  for n = 1, direct do
+    if not duplicate[direct < count and tonumber(ARGV[numbers_at + n]) or n] then
+      fresh[#fresh + 1] = ARGV[direct_at + 2 * n - 1]
+      fresh[#fresh + 1] = ARGV[direct_at + 2 * n]
+    end
+  end
+  if #fresh > 0 then redis.call('HSET', KEYS[12], unpack(fresh)) end
+end
+local abouts_at = streams_at + 2 * streams
 local about = tonumber(ARGV[9])
 local at = abouts_at + about
 local waiter = {}
@@ -45,19 +65,22 @@ for _ = 1, tonumber(ARGV[10]) do
   waiter[tonumber(ARGV[at + 1])] = ARGV[at + 2]
   at = at + 2
 end
-local reply, landed = {}, false
-for i = 1, count do
-  local message = ARGV[messages_at + i]
-  if duplicate[i] then
-    reply[i] = '='
-  elseif message == '' then
-    reply[i] = '-'
-  else
+local reply, stream, landed = {}, {}, false
+if streams > 0 or duplicates > 0 then
+  for i = 1, count do
+    reply[i] = duplicate[i] and '=' or '-'
+  end
+end
+for n = 1, streams do
+  local i = tonumber(ARGV[streams_at + 2 * n - 1])
+  local message = ARGV[streams_at + 2 * n]
+  if not duplicate[i] then
     landed = true
+    stream[i] = KEYS[16 + n]
     if waiter[i] then
-      reply[i] = redis.call('XADD', KEYS[14 + i], '*', 'm', message, 'w', waiter[i])
+      reply[i] = redis.call('XADD', KEYS[16 + n], '*', 'm', message, 'w', waiter[i])
     else
-      reply[i] = redis.call('XADD', KEYS[14 + i], '*', 'm', message)
+      reply[i] = redis.call('XADD', KEYS[16 + n], '*', 'm', message)
     end
   end
 end
@@ -66,7 +89,7 @@ for _ = 1, tonumber(ARGV[11]) do
   local i = tonumber(ARGV[at + 1])
   if not duplicate[i] then
     expiry[#expiry + 1] = ARGV[at + 2]
-    expiry[#expiry + 1] = KEYS[14 + i] .. '|' .. reply[i]
+    expiry[#expiry + 1] = stream[i] .. '|' .. reply[i]
   end
   at = at + 2
 end
@@ -96,7 +119,7 @@ if activate > 0 then
   local pairs_ = {}
   for i = 1, activate do
     pairs_[2 * i - 1] = ARGV[3]
-    pairs_[2 * i] = KEYS[14 + count + i]
+    pairs_[2 * i] = KEYS[16 + streams + i]
   end
   redis.call('ZADD', KEYS[4], 'NX', unpack(pairs_))
 end
@@ -139,7 +162,7 @@ if ARGV[4] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, '*', 'm'
 for lane = 1, 3 do
   local n = tonumber(ARGV[15 + lane])
   if n > 0 then
-    redis.call('XDEL', KEYS[11 + lane], unpack(ARGV, at + 1, at + n))
+    redis.call('XDEL', KEYS[13 + lane], unpack(ARGV, at + 1, at + n))
     at = at + n
   end
 end
