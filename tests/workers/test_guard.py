@@ -223,7 +223,7 @@ async def test_another_router_goes_on_refusing_where_the_first_one_died(
 async def fill(world: World, book: BarrierBook, agent: Agent) -> int:
     """Send until the doors hear that the inbox is full; return how many messages that took.
 
-    What is on its way into an inbox that is looked into may not count: further ones have it looked into again.
+    What is on its way into an inbox that is looked into may not count: what follows has it looked into again.
     """
     sent = 0
     async with asyncio.timeout(20):
