@@ -38,7 +38,7 @@ from model.wire import Crash, Wire
 from schema.agent import Agent
 from schema.codec import decode_stored_envelope, encode, options_of
 from schema.delivery import Attempt, AttemptStatus
-from schema.errors import BrokerError
+from schema.errors import BrokerError, StreamsUnavailable
 from schema.ids import shard_of
 from schema.ledger import Event, EventKind
 from schema.message import LANES, Envelope, Reason, Status
@@ -212,10 +212,16 @@ class Stage:
         entries = [entry for _, entry in router._weights.take(router._buffers, room)]
         router._connection.crash = crash  # type: ignore[attr-defined]  # it is a Wire
         router._calls += 1
-        await router._route_batch(entries)
-        while router._calls:  # noqa: ASYNC110  # its answer comes by a callback
-            await asyncio.sleep(0)
-        if router.failed.done():
+        try:
+            await router._route_batch(entries)
+            while router._calls:  # noqa: ASYNC110  # its answer comes by a callback
+                await asyncio.sleep(0)
+            died = router.failed.done()
+        except StreamsUnavailable:  # It died on a call it waited for: writing down a choice.
+            if crash is Crash.NONE:
+                raise
+            died = True
+        if died:
             await self._take("route", shard)
         router._connection.crash = Crash.NONE  # type: ignore[attr-defined]
         return [

@@ -423,3 +423,26 @@ def play(url: str, **how: Any) -> None:
 @pytest.mark.timeout(0 if "MODEL_EXAMPLES" in os.environ else 600)
 def test_whatever_happens_every_message_is_in_one_place_and_ends_once(streams_url: str) -> None:
     play(streams_url, max_examples=EXAMPLES, derandomize="MODEL_EXAMPLES" not in os.environ)
+
+
+@one_server
+@pytest.mark.parametrize("crash", [Crash.BEFORE, Crash.AFTER])
+def test_who_dies_as_it_writes_down_a_choice_is_followed_by_one_that_sends_it_once(
+    streams_url: str, crash: Crash
+) -> None:
+    """Rare among the examples: nobody able is in the message's own shard, and what dies is the first call."""
+    broker: Broker = type("BrokerHere", (Broker,), {"url": streams_url})()
+    broker.begin()
+    broker.publish(to=None, lane=Lane.NORMAL, retries=None, expires=False, scheduled=False)
+    broker.everything_is_in_one_place_and_in_order()
+    [shard] = broker.todo["ingress"]
+    able = [one.id for one in broker.agents.values() if one.capabilities]
+    for number, agent in enumerate(able):
+        if shard_number(agent) == shard:
+            broker.agent_comes_or_leaves(number, AgentStatus.PAUSED)
+    router = broker.stage.routers[shard]
+    broker.route(0, 8, crash, 0.0)
+    assert broker.stage.routers[shard] is not router  # it died
+    assert bool(broker.stage.routers[shard]._chosen) == (crash is Crash.AFTER)
+    broker.everything_is_in_one_place_and_in_order()
+    broker.teardown()
