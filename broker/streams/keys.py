@@ -65,7 +65,7 @@ class Keys:
         "deaths",
         "deliverer",
         "direct",
-        "direct_owner",
+        "direct_to",
         "doorbell",
         "due",
         "expiry",
@@ -91,7 +91,7 @@ class Keys:
         self.active = prefix + "active"
         self.doorbell = prefix + "doorbell"
         self.direct = prefix + "direct"
-        self.direct_owner = prefix + "direct:owner"
+        self.direct_to = prefix + "direct_to"
         self.due = prefix + "due"
         self.expiry = prefix + "expiry"
         self.failing = prefix + "failing"

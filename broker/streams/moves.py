@@ -99,7 +99,7 @@ def call_route(
     script_keys: list[Argument] = [
         keys.owner("route"), keys.seen(window), keys.seen(window - 1), keys.active, keys.ledger,
         keys.doorbell, keys.expiry, keys.parked, keys.chosen, keys.later, keys.later_messages,
-        keys.direct, keys.direct_owner, *keys.ingress.values(),
+        keys.direct, keys.direct_to, *keys.ingress.values(),
     ]  # fmt: skip
     script_keys += batch.targets
     script_keys += batch.activate

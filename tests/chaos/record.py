@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from chaos.account import Attempt, Row, World
 
-PLACES: Final = ("ingress", "inbox", "ledger", "due", "later", "parked", "chosen")
+PLACES: Final = ("ingress", "inbox", "ledger", "due", "later", "parked", "chosen", "direct")
 """Where a message can be in Redis; when everything has ended nothing may be left there."""
 
 SHOWN_MAX: Final = 20

@@ -5,11 +5,13 @@ import redis
 from broker.streams.connection import Argument
 from broker.streams.keys import Keys
 from broker.streams.scripts import (
+    CLAIM,
     CUT,
     EXPIRE,
     PUT_BACK,
     ROUTE,
     SETTLE,
+    SHELVE,
     TAKE_DUE,
     UNPARK,
     VACATE,
@@ -32,10 +34,12 @@ def stale_calls(raw: redis.Redis, keys: Keys, trade: str, token: str) -> list[Ca
         case "route":
             return [_route(raw, keys, token), _unpark(raw, keys, token)]
         case "deliver":
-            settle: list[Argument] = [token, "[{}]", 1, 1, 1, 5, f"{box}|{entry}|1"]
+            settle: list[Argument] = [token, "[{}]", 1, 1, 1, 1, "life.1", 5, f"{box}|{entry}|1"]
             settle += [f"{box}|{entry}|0", f"{box}|{entry}", 1, entry]
             return [
-                (SETTLE, [owner, keys.ledger, keys.due, keys.expiry, box], settle),
+                (SETTLE, [owner, keys.ledger, keys.due, keys.expiry, keys.direct, box], settle),
+                (CLAIM, [owner, keys.direct, keys.direct_to], [token, "former"]),
+                (SHELVE, [owner, keys.direct, keys.active, box], [token, 5, "life.1", "{}", 1]),
                 (TAKE_DUE, [owner, keys.due], [token, 10, 9_000_000_000_000_000]),
                 (EXPIRE, [owner, keys.ledger, keys.expiry, box], [token, entry, "{}"]),
                 (VACATE, [owner, keys.active, *mailboxes, f"ab:{{{keys.shard}}}:{BOX}"], [token]),
@@ -51,12 +55,13 @@ def _route(raw: redis.Redis, keys: Keys, token: str) -> Call:
     box = f"ab:{{{keys.shard}}}:{BOX}"
     names: list[Argument] = [
         keys.owner("route"), keys.seen(1), keys.seen(0), keys.active, keys.ledger, keys.doorbell, keys.expiry,
-        keys.parked, keys.chosen, keys.later, keys.later_messages, *keys.ingress.values(), box, box,
+        keys.parked, keys.chosen, keys.later, keys.later_messages, keys.direct, keys.direct_to,
+        *keys.ingress.values(), box, box,
     ]  # fmt: skip
     done = {lane: [entry for entry, _ in raw.xrange(keys.ingress[lane])] for lane in LANES}
     arguments: list[Argument] = [token, 1_000, 5, "ring", 1, 0, "[{}]", "2", 0, 0, 1, 0, 1, 0, 0]
     arguments += [len(done[lane]) for lane in LANES]
-    arguments += ["key", "{}", 1, 9]
+    arguments += ["life", 0, 1, "key", 1, "{}", 1, 9]
     return ROUTE, names, arguments + [entry for lane in LANES for entry in done[lane]]
 
 

@@ -26,7 +26,7 @@ from schema.codec import decode_stored_envelope, encode
 from schema.errors import BrokerError
 from schema.ids import new_id
 from workers import moving, router, shard_recorder
-from workers.delivery import collector, dispatch
+from workers.delivery import collector, dispatch, shelving
 from workers.placing import Way
 
 Replace = Any  # whatever stands in for a function of the product: each has its own signature
@@ -63,7 +63,7 @@ def move_in_two_calls(patch: pytest.MonkeyPatch) -> None:
         for lane, count in enumerate(counts):
             entries, done = done[:count], done[count:]
             if entries:
-                deletions.append(("XDEL", keys[11 + lane], *entries))
+                deletions.append(("XDEL", keys[13 + lane], *entries))
 
         def deleted(_: Reply) -> None:
             run(self, script, keys, arguments, on)
@@ -147,13 +147,34 @@ def no_reading_from_the_start(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(collector.Collector, "take_over", take_over_blindly)
 
 
+def direct_messages_left_behind(patch: pytest.MonkeyPatch) -> None:
+    """A new owner believes that nothing was handed over directly to the one before."""
+
+    async def take_over_nothing(self: Replace) -> None:
+        await self._connection.send("SET", self._keys.direct_to, self._life)
+
+    patch.setattr(shelving.Shelver, "take_over", take_over_nothing)
+
+
+def handed_to_whoever(patch: pytest.MonkeyPatch) -> None:
+    """Hand messages over without asking whether who gets them is still there."""
+    fence = "if direct > 0 and redis.call('GET', KEYS[13]) ~= ARGV[19] then"
+    _rewrite(patch, scripts.ROUTE, fence, "if false then")
+
+
 def deleted_when_posted(patch: pytest.MonkeyPatch) -> None:
     """Let an entry go when it is posted, not when the answer has come."""
     post = dispatch.Dispatch._post
 
     def post_and_forget(self: Replace, endpoint: Replace, item: Replace, now_ms: int) -> None:
         post(self, endpoint, item, now_ms)
-        self._settler._connection.call(("XDEL", item.mailbox.key, item.entry), lambda _: None)
+        settler = self._settler
+        place = (
+            ("HDEL", settler._keys.direct, item.entry)
+            if item.direct
+            else ("XDEL", item.mailbox.key, item.entry)
+        )
+        settler._connection.call(place, lambda _: None)
 
     patch.setattr(dispatch.Dispatch, "_post", post_and_forget)
 

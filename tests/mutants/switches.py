@@ -56,6 +56,18 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "workers/test_attempts.py::test_a_takeover_reads_every_mailbox_there_is[embedded]",
         "await world.until_ended(ids)",
     ),
+    "direct_messages_left_behind": Mutant(
+        "a new owner does not look at what was handed directly to the one before",
+        faults.direct_messages_left_behind,
+        "workers/test_handed_over.py::test_a_new_owner_has_all_of_it_in_its_order[embedded]",
+        "await world.until_ended(ids)",
+    ),
+    "handed_to_whoever": Mutant(
+        "messages are handed directly to an owner that is no more",
+        faults.handed_to_whoever,
+        "streams/test_script_direct.py::test_nothing_is_handed_to_whom_nobody_is_any_more[embedded]",
+        "DID NOT RAISE",
+    ),
     "judged_before_the_connect": Mutant(
         "an address is judged, and the name resolved again to connect",
         faults.judged_before_the_connect,

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 from cluster import one_server
-from streams_rig import Move, dump, moves, route, settle
+from streams_rig import OWNER, Move, dump, moves, route, settle
 
+from broker.streams.moves import RouteBatch
+from broker.streams.scripts import CLAIM, SHELVE
 from broker.streams.settlement import Settlement
 from schema.codec import encode
 from schema.errors import StreamsFull
@@ -23,6 +25,7 @@ EVENT = encode(Event(kind=EventKind.SETTLED, id="a", at_ms=1, status=Status.DELI
 def full(raw: redis.Redis, keys) -> Iterator[redis.Redis]:
     """A Redis at its memory limit, with one message in a mailbox and one in the ingress."""
     raw.set("ballast", b"x" * 4_000_000)
+    raw.set(keys.direct_to, "life")
     raw.xadd(keys.ingress[Lane.HIGH], {"m": "x"}, id="5-5")
     raw.xadd(BOX, {"m": "{}"}, id="5-5")
     raw.xadd(BOX, {"m": "{}"}, id="6-6")
@@ -32,12 +35,19 @@ def full(raw: redis.Redis, keys) -> Iterator[redis.Redis]:
     raw.config_set("maxmemory", before)
 
 
+def handed_over() -> RouteBatch:
+    batch = RouteBatch(recipient="life")
+    batch.hand_over(b"k", "a.1", b"{}")
+    return batch
+
+
 BATCHES = {
     "to a mailbox": lambda: moves(Move(b"k", BOX, b"{}")),
     "without a key": lambda: moves(Move(b"", BOX, b"{}")),
     "only events": lambda: moves(Move(b"", None, event=b"{}"), Move(b"", None, event=b"{}")),
     "scheduled": lambda: moves(Move(b"", None, b"{}", later="0x", moment=1)),
     "many": lambda: moves(*(Move(b"%d" % n, BOX, b"{}", event=b"{}", moment=1) for n in range(100))),
+    "handed over": lambda: handed_over(),
     "parked": lambda: moves(Move(b"k", "ab:{0}:parked:x:low", b"{}")),
 }
 
@@ -68,6 +78,20 @@ async def test_settling_goes_on(connection, keys, full, settlement):
     assert full.xlen(keys.ledger) == 1
     assert full.xlen(BOX) == 2 - len(settlement.finished)
     assert full.zcard(keys.due) == len(settlement.retries)
+
+
+async def test_what_was_handed_over_is_taken_over_shelved_and_settled(connection, keys, full):
+    before = int(full.config_get("maxmemory")["maxmemory"])
+    full.config_set("maxmemory", 0)
+    full.hset(keys.direct, mapping={"a.1": "{}", "a.2": "{}"})
+    full.config_set("maxmemory", before)
+    scripts_keys = (keys.owner("deliver"), keys.direct, keys.direct_to)
+    assert len(await connection.evaluate(CLAIM, scripts_keys, OWNER, "life")) == 2
+    scripts_keys = (keys.owner("deliver"), keys.direct, keys.active, BOX)
+    await connection.evaluate(SHELVE, scripts_keys, OWNER, 5, "a.1", b"{}", 1)
+    await settle(connection, keys, Settlement(direct=["a.2"], events=[EVENT]))
+    assert full.hlen(keys.direct) == 0
+    assert full.xlen(BOX) == 3
 
 
 async def test_publishing_is_refused_in_words_the_gateway_understands(connection, keys, full):

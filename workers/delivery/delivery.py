@@ -97,6 +97,7 @@ class Delivery:
             owner=self._owner,
             now_ms=clock.now_ms,
             set_aside=self._settler.set_aside_direct,
+            on_room=self.collect,
             on_error=self.fail,
         )
         self.announcer = Announcer(self._settler.tell, self.shelver.shelve)
@@ -219,10 +220,7 @@ class Delivery:
             self.dispatch.take(item, now_ms)
             return
         # Something has changed since it was routed.
-        self.shelver.give_back([item], self._tell)
-        if not mailbox.closed:
-            self.room.fall_behind(mailbox)
-            self.collect()
+        self.shelver.give_back([item], then=self._tell)
 
     def _tell(self, item: Item) -> None:
         self._settler.tell(announced(item, now_ms=self._clock.now_ms()))
@@ -317,7 +315,7 @@ class Delivery:
         paused, disabled or gone nothing more."""
         endpoint = self.room.endpoints.get(agent_id)
         if endpoint is not None and (agent is None or not agent.is_pushed_to):
-            self.dispatch.give_back(endpoint)
+            self.dispatch.give_back(endpoint, served=agent is not None and agent.endpoint is not None)
             now_ms = self._clock.now_ms()
             self.collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:

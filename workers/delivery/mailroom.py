@@ -212,15 +212,13 @@ class Mailroom:
         endpoint.breaker = self._make_breaker()
 
     def withdraw_direct(self, endpoint: Endpoint) -> list[Item]:
-        """Take off their queues what was handed over directly, for it to be put into the mailboxes, which are
-        read from there then."""
+        """Take off their queues what was handed over directly, for it to be put into the mailboxes."""
         withdrawn: list[Item] = []
         for mailbox in endpoint.mailboxes.values():
             direct = [item for item in mailbox.queue if item.direct]
             if direct:
                 mailbox.queue = deque(item for item in mailbox.queue if not item.direct)
                 self._let_go(mailbox, len(direct))
-                self.fall_behind(mailbox)
                 withdrawn += direct
         return withdrawn
 

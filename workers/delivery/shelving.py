@@ -17,7 +17,7 @@ from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
 from schema.message import lane_of
-from workers.delivery.items import Item
+from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
 
 BATCH_MAX: Final = 128
@@ -38,6 +38,7 @@ class Shelver:
         owner: Callable[[], str],
         now_ms: Callable[[], int],
         set_aside: Callable[[str, bytes, str, int], None],
+        on_room: Callable[[], None],
         on_error: Callable[[BrokerError], None],
     ) -> None:
         self._connection = connection
@@ -47,6 +48,7 @@ class Shelver:
         self._owner = owner
         self._now_ms = now_ms
         self._set_aside = set_aside
+        self._on_room = on_room
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._coming: list[Item] = []
@@ -63,13 +65,16 @@ class Shelver:
             item.direct, item.shelving, item.shelved = False, [], True
         item.shelving.append(then)
 
-    def give_back(self, items: Sequence[Item], then: Callable[[Item], None] | None = None) -> None:
-        """Put items into their mailboxes that are held in memory no more. At once: what is read of a mailbox
-        after this finds them. `then` comes with each that is there."""
+    def give_back(
+        self, items: Sequence[Item], *, served: bool = True, then: Callable[[Item], None] | None = None
+    ) -> None:
+        """Put items into their mailboxes that are held in memory no more; from there they are read back.
+        `served`: whether their agent has an endpoint still. `then` comes with each that is there."""
         for item in items:
             item.direct, item.shelving = False, [] if then is None else [partial(then, item)]
-        self._coming += items
-        self._flush()
+            item.mailbox.coming += 1  # It stays open until they are there, and is behind from then on.
+        for start in range(0, len(items), BATCH_MAX):
+            self._send(items[start : start + BATCH_MAX], served=served)
 
     async def drain(self) -> None:
         """Wait until everything has its place."""
@@ -83,17 +88,18 @@ class Shelver:
         Raises: BrokerError."""
         keys = self._keys
         names = await self._connection.evaluate(
-            CLAIM, (keys.owner("deliver"), keys.direct, keys.direct_owner), self._owner(), self._life
+            CLAIM, (keys.owner("deliver"), keys.direct, keys.direct_to), self._owner(), self._life
         )
         # As they were handed over: their numbers stand at the end of their names.
         names.sort(key=_number)
-        for start in range(0, len(names), _LEFT_PAGE):
+        # Once at least: the script is known to the server then, and is not overtaken by what follows it.
+        for start in range(0, max(1, len(names)), _LEFT_PAGE):
             await self._shelve_left(names[start : start + _LEFT_PAGE])
 
     # --- inside ---------------------------------------------------------------------------------------
 
     async def _shelve_left(self, names: list[bytes]) -> None:
-        messages = await self._connection.send("HMGET", self._keys.direct, *names)
+        messages = await self._connection.send("HMGET", self._keys.direct, *names) if names else []
         script_keys: list[Argument] = [self._keys.owner("deliver"), self._keys.direct, self._keys.active]
         arguments: list[Argument] = [self._owner(), self._now_ms()]
         for name, message in zip(names, messages, strict=True):
@@ -123,16 +129,17 @@ class Shelver:
             items, self._coming = self._coming[:BATCH_MAX], self._coming[BATCH_MAX:]
             self._send(items)
 
-    def _send(self, items: Sequence[Item]) -> None:
+    def _send(self, items: Sequence[Item], *, served: bool = True) -> None:
         keys, now_ms = self._keys, self._now_ms()
         script_keys: list[Argument] = [keys.owner("deliver"), keys.direct, keys.active]
         arguments: list[Argument] = [self._owner(), now_ms]
         for item in items:
             mailbox = item.mailbox
+            active = served and not mailbox.closed
             script_keys.append(mailbox.key)
-            arguments += (item.entry, item.body, int(not mailbox.closed))
+            arguments += (item.entry, item.body, int(active))
             mailbox.is_used = True
-            mailbox.active = mailbox.active or not mailbox.closed
+            mailbox.active = mailbox.active or active
         self._calls += 1
         self._connection.run(SHELVE, script_keys, arguments, partial(self._shelved, items))
 
@@ -147,9 +154,17 @@ class Shelver:
             item.entry = entry.decode()
             if item.shelved:
                 self._room.retrying.add(item.place)
+            else:
+                self._given_back(item.mailbox)
             waiting, item.shelving = item.shelving, None
             for go in waiting or ():
                 go()
+        self._on_room()
+
+    def _given_back(self, mailbox: Mailbox) -> None:
+        if not mailbox.closed:
+            self._room.fall_behind(mailbox)
+        self._room.came(mailbox)
 
 
 def _number(name: bytes) -> int:

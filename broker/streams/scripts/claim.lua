@@ -2,7 +2,7 @@
 -- was still on its way, is refused after this: nobody has it in memory.
 -- The first write frees memory (or changes nothing), so Redis at its memory limit does not refuse it.
 --
--- KEYS 1 owner:deliver  2 direct  3 direct:owner
+-- KEYS 1 owner:deliver  2 direct  3 direct_to
 -- ARGV 1 owner value  2 whom they are handed to: a name that is never used twice
 -- Reply: the fields of what an owner before has left there.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED claim') end

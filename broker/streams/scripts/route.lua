@@ -7,7 +7,7 @@
 -- The first write is a growing one, so that Redis at its memory limit refuses the whole batch and never half of it.
 --
 -- KEYS 1 owner:route  2 seen (this window)  3 seen (last window)  4 active  5 ledger  6 doorbell  7 expiry
---      8 parked  9 chosen  10 later  11 later:messages  12 direct  13 direct:owner  14-16 ingress high, normal, low
+--      8 parked  9 chosen  10 later  11 later:messages  12 direct  13 direct_to  14-16 ingress high, normal, low
 --      17.. the streams of the messages that go into one; then the mailboxes to activate
 -- ARGV 1 owner value  2 lifetime of `seen` in ms  3 now in ms  4 doorbell text ('' for none)
 --      5 number of messages  6 how many of them have no deduplication key
