@@ -256,3 +256,46 @@ async def test_what_no_message_is_is_set_aside_at_a_takeover(any_streams_url):
         kept = {event.id: event for event in world.events() if event.kind is EventKind.QUARANTINED}
         assert len(kept) == 2
         await world.until_clean()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_what_was_told_while_it_was_queued_is_pushed_when_its_endpoint_is_given_back(any_streams_url):
+    """What memory has forgotten is not passed over when it is read again."""
+    async with World(any_streams_url) as world:
+        world.rules["deadlines"] = PATIENT
+        receiver = await world.receiver()
+        agent = world.agent(receiver, concurrency=1)
+        await ready(world)
+        receiver.hold()
+        ids = await world.send(*(message(agent) for _ in range(10)))
+        await receiver.until(lambda it: it.under_way == 1)
+        await until(lambda: in_mailbox(world, agent.id) == ids)
+        world.put(replace(agent, endpoint=None))
+        world.put(agent)
+        receiver.let_go()
+        await world.until_ended(ids)
+        assert world.ends() == dict.fromkeys(ids, DELIVERED)
+        assert receiver.times.keys() == set(ids)
+        await world.until_clean()
+
+
+async def test_workers_that_come_and_go_under_load_lose_nothing(any_streams_url):
+    async with World(any_streams_url) as world:
+        receiver = await world.receiver()
+        agents = [world.agent(receiver) for _ in range(20)]
+        ids: list[str] = []
+        site = await ready(world)
+        for turn in range(6):
+            sending = [
+                asyncio.ensure_future(world.send(*(message(agent) for agent in agents for _ in range(3))))
+                for _ in range(5)
+            ]
+            # One in good order, the next not.
+            await (site.stop() if turn % 2 else site.kill())
+            site = await world.site()
+            for one in await asyncio.gather(*sending):
+                ids += one
+        await world.until_ended(ids, timeout_s=60)
+        assert {status for ends in world.ends().values() for status, _ in ends} == {Status.DELIVERED}
+        assert set(receiver.ids) == set(ids)
+        await world.until_clean()

@@ -13,9 +13,9 @@ ANNOUNCE_MS: Final = 200
 ANNOUNCE_WAITED_MS: Final = 20
 """What is not settled after this long is told to the record; sooner where somebody waits for that."""
 ANNOUNCE_BATCH_MAX: Final = 128
-SLOW_MS: Final = 60_000
-"""An endpoint that was slower than this gets nothing directly for so long: all of it would be put into its
-mailbox all the same, in a call more."""
+SLOW_MS: Final = 2_000
+"""An endpoint whose messages take longer gets nothing directly for so long: it would be put into its mailbox
+all the same, in a call more. Short, because a machine that stands still makes all of them look slow."""
 
 
 class Announcer:
@@ -47,8 +47,7 @@ class Announcer:
             count += 1
             if item.direct or item.shelving is not None:
                 # The record says where it lies, so that it can be taken back there.
-                if item.started_ms:
-                    item.mailbox.endpoint.slow_until_ms = now_ms + SLOW_MS
+                item.mailbox.endpoint.slow_until_ms = now_ms + SLOW_MS
                 self._shelve(item, partial(self._tell_of, item, now_ms))
             else:
                 self._tell_of(item, now_ms)

@@ -197,12 +197,13 @@ class Delivery:
 
     def name_for(self, mailbox: Mailbox, now_ms: int) -> str:
         """Return the name by which a message for this mailbox is handed over directly. Empty where it is to
-        lie in the mailbox: its endpoint is in trouble, or slow, or keeps an order, or a message is sought
+        lie in the mailbox: its endpoint is in trouble, slow, paced, or keeps an order, or a message is sought
         that kills its worker."""
         endpoint = mailbox.endpoint
         if (
             endpoint.breaker.state is not CLOSED
             or endpoint.slow_until_ms > now_ms
+            or endpoint.pace is not None
             or endpoint.agent.ordered
             or self.dispatch.trials is not None
         ):
@@ -278,8 +279,8 @@ class Delivery:
         if item is None:
             return
         item.announced = True
+        self.room.retrying.discard(item.place)
         if item.due_taken:
-            self.room.retrying.discard(item.place)
             self._connection.call(("ZREM", self._keys.due, item.due_member), self._deactivated)
         self.room.release(item.mailbox)
 

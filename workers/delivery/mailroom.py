@@ -233,9 +233,10 @@ class Mailroom:
         retries = []
         for mailbox in tuple(endpoint.mailboxes.values()):
             for item in mailbox.queue:
+                self.retrying.discard(item.place)
+                item.shelved = False
                 if item.due_taken:
                     retries.append(item.due_member)
-                    self.retrying.discard(item.place)
                     self.wait(None, item.place)
             self.queued -= len(mailbox.queue)
             endpoint.queued -= len(mailbox.queue)

@@ -17,7 +17,7 @@ from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
 from schema.message import lane_of
-from workers.delivery.items import Item, Mailbox
+from workers.delivery.items import Item
 from workers.delivery.mailroom import Mailroom
 
 BATCH_MAX: Final = 128
@@ -74,7 +74,7 @@ class Shelver:
             item.direct, item.shelving = False, [] if then is None else [partial(then, item)]
             item.mailbox.coming += 1  # It stays open until they are there, and is behind from then on.
         for start in range(0, len(items), BATCH_MAX):
-            self._send(items[start : start + BATCH_MAX], served=served)
+            self._send(items[start : start + BATCH_MAX], self._given_back, served=served)
 
     async def drain(self) -> None:
         """Wait until everything has its place."""
@@ -127,9 +127,9 @@ class Shelver:
     def _flush(self) -> None:
         while self._coming:
             items, self._coming = self._coming[:BATCH_MAX], self._coming[BATCH_MAX:]
-            self._send(items)
+            self._send(items, self._kept)
 
-    def _send(self, items: Sequence[Item], *, served: bool = True) -> None:
+    def _send(self, items: Sequence[Item], then: Callable[[Item], None], *, served: bool = True) -> None:
         keys, now_ms = self._keys, self._now_ms()
         script_keys: list[Argument] = [keys.owner("deliver"), keys.direct, keys.active]
         arguments: list[Argument] = [self._owner(), now_ms]
@@ -141,9 +141,9 @@ class Shelver:
             mailbox.is_used = True
             mailbox.active = mailbox.active or active
         self._calls += 1
-        self._connection.run(SHELVE, script_keys, arguments, partial(self._shelved, items))
+        self._connection.run(SHELVE, script_keys, arguments, partial(self._shelved, items, then))
 
-    def _shelved(self, items: Sequence[Item], reply: Reply) -> None:
+    def _shelved(self, items: Sequence[Item], then: Callable[[Item], None], reply: Reply) -> None:
         self._calls -= 1
         self._quiet.set()
         if isinstance(reply, BrokerError):
@@ -152,19 +152,20 @@ class Shelver:
         _SHELVED.inc(len(items))
         for item, entry in zip(items, reply, strict=True):
             item.entry = entry.decode()
-            if item.shelved:
-                self._room.retrying.add(item.place)
-            else:
-                self._given_back(item.mailbox)
+            then(item)
             waiting, item.shelving = item.shelving, None
             for go in waiting or ():
                 go()
         self._on_room()
 
-    def _given_back(self, mailbox: Mailbox) -> None:
-        if not mailbox.closed:
-            self._room.fall_behind(mailbox)
-        self._room.came(mailbox)
+    def _kept(self, item: Item) -> None:
+        if item.shelved:  # Or its endpoint was taken away meanwhile, and it is not in memory any more.
+            self._room.retrying.add(item.place)
+
+    def _given_back(self, item: Item) -> None:
+        if not item.mailbox.closed:
+            self._room.fall_behind(item.mailbox)
+        self._room.came(item.mailbox)
 
 
 def _number(name: bytes) -> int:
