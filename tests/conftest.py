@@ -38,6 +38,9 @@ from broker.servers.valkey import EmbeddedValkey
 from broker.store import migrate as migrate_module
 from broker.store import pool as pool_module
 from broker.store.pool import Pool, open_pool
+from broker.streams import clock as clock_module
+from broker.streams import node as node_module
+from broker.streams import ownership as ownership_module
 
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
@@ -283,15 +286,18 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def patient_pools() -> Iterator[None]:
-    """Let a connection to PostgreSQL take long, in this process: a machine may stand still for seconds, and
-    "the store does not answer" is no more than that then. What asks how soon a store is given up says how
-    soon by itself."""
+def patient_stores() -> Iterator[None]:
+    """Let stores take long to answer, in this process: a machine may stand still for seconds, and "the store
+    does not answer" is no more than that then. What asks how soon a store is given up says how soon by
+    itself."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (pool_module, "ACQUIRE_S"),
             (pool_module, "CONNECT_S"),
             (migrate_module, "CONNECT_S"),
+            (node_module, "CONNECT_TIMEOUT_S"),
+            (clock_module, "ANSWER_S"),
+            (ownership_module, "ANSWER_S_MIN"),
         ):
             patch.setattr(module, name, STORE_PATIENCE_S)
         yield
