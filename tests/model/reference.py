@@ -7,6 +7,7 @@ import redis
 
 from broker.core.fold import fold
 from broker.streams.keys import Keys
+from broker.streams.lanes import parted
 from schema.codec import decode_events, decode_stored_envelope
 from schema.ledger import Event, EventKind
 from schema.message import Envelope
@@ -72,16 +73,19 @@ def _holds_messages(key: bytes) -> bool:
 
 
 def _note(places: Places, stream: str, entry: str, fields: dict[bytes, bytes]) -> None:
-    envelope, name = decode_stored_envelope(fields[b"m"]), stream.split(":")[2]
+    name = stream.split(":")[2]
     if name == "ingress":
         where = places.passed if b"p" in fields else places.fresh
-    else:
-        where = places.mailbox if name == "inbox" else places.parked
-        if name == "inbox":
-            places.boxes.add(stream)
-        if envelope.expires_at is not None:
-            places.expiring.add(f"{stream}|{entry}")
+        for message in parted(fields[b"m"]):  # several, where they were forwarded together
+            where[name_of(decode_stored_envelope(message))] += 1
+        return
+    envelope = decode_stored_envelope(fields[b"m"])
+    where = places.mailbox if name == "inbox" else places.parked
     where[name_of(envelope)] += 1
+    if name == "inbox":
+        places.boxes.add(stream)
+    if envelope.expires_at is not None:
+        places.expiring.add(f"{stream}|{entry}")
 
 
 @dataclass
