@@ -278,8 +278,9 @@ class Delivery:
         if item is None:
             return
         item.announced = True
-        if item.due_taken:
+        if item.due_taken or item.shelved:
             self.room.retrying.discard(item.place)
+        if item.due_taken:
             self._connection.call(("ZREM", self._keys.due, item.due_member), self._deactivated)
         self.room.release(item.mailbox)
 
@@ -315,7 +316,7 @@ class Delivery:
         paused, disabled or gone nothing more."""
         endpoint = self.room.endpoints.get(agent_id)
         if endpoint is not None and (agent is None or not agent.is_pushed_to):
-            self.dispatch.give_back(endpoint, served=agent is not None and agent.endpoint is not None)
+            self.dispatch.give_back(endpoint)
             now_ms = self._clock.now_ms()
             self.collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:

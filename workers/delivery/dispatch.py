@@ -359,12 +359,11 @@ class Dispatch:
         else:
             go()
 
-    def give_back(self, endpoint: Endpoint, *, served: bool = True) -> None:
-        """Put into its mailboxes what an endpoint was handed directly and has not been posted. `served`:
-        whether it is still there."""
+    def give_back(self, endpoint: Endpoint) -> None:
+        """Put into its mailboxes what an endpoint was handed directly and has not been posted."""
         direct = self._room.withdraw_direct(endpoint)
         if direct:
-            self._shelver.give_back(direct, served=served)
+            self._shelver.give_back(direct)
 
     def _note_quiet(self) -> None:
         if not self.in_flight and not self._replying:
