@@ -138,3 +138,19 @@ async def test_what_is_taken_back_while_it_waits_is_not_remembered(streams_url):
         await world.until_ended([posted, *last])
         room = site.shards[0].delivery.room
         await until(lambda: not room.retrying)
+
+
+@pytest.mark.usefixtures("never_told")
+async def test_the_record_knows_where_a_retry_waits_that_failed_before_it_was_told(streams_url):
+    """Or its sender could not take it back there, and it would be posted all the same."""
+    async with World(streams_url, scale=1) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        receiver.script = lambda got: 503
+        site = await world.site()
+        await site.until_ready()
+        [tried] = await world.send(message(agent))
+        await until(lambda: tried in world.by_id())
+        [event] = world.by_id()[tried]
+        [(entry, _)] = world.raw.xrange(world.keys[0].mailbox(agent.id, Lane.NORMAL))
+        assert event.mailbox_entry == entry.decode()

@@ -347,6 +347,9 @@ class Dispatch:
         item.announced = True
 
     def _retry(self, item: Item, event: Event, due_ms: int) -> None:
+        if event.message is not UNSET:
+            # The record hears of it for the first time: where it waits, so that it can be taken back there.
+            event.mailbox_entry = item.entry
         member = f"{item.place}|{item.attempts + 1}"
         self._room.wait(item.mailbox, item.place)
         self._settler.retry(item, event, due_ms=due_ms, member=member)
