@@ -367,12 +367,11 @@ class Broker(RuleBasedStateMachine):
                 stage.unpark(shard)
                 while stage.route(shard, 8, Crash.NONE):
                     pass
+                if not shard:  # of the other, what was handed over directly goes to the next owner
+                    self._post_all(shard)
                 stage.take_over("deliver", shard)
                 stage.take_due(shard)
-                for mailbox, entry in stage.postable(shard):
-                    stage.post(shard, mailbox, entry)
-                for place in sorted(stage.couriers[shard].in_flight):
-                    stage.answer(shard, place, Verdict.DELIVERED, self.agents, Crash.NONE)
+                self._post_all(shard)
                 stage.expire(shard)
                 stage.vacate(shard)
             for agent_id, one in self.pulled():
@@ -398,6 +397,13 @@ class Broker(RuleBasedStateMachine):
         )
         left = {key for key in stage.raw.keys("ab:{*") if key.decode().split(":")[2] not in kept}
         assert not left, left
+
+    def _post_all(self, shard: int) -> None:
+        stage = self.stage
+        for mailbox, entry in stage.postable(shard):
+            stage.post(shard, mailbox, entry)
+        for place in sorted(stage.couriers[shard].in_flight):
+            stage.answer(shard, place, Verdict.DELIVERED, self.agents, Crash.NONE)
 
     # --- inside ---------------------------------------------------------------------------------------
 
