@@ -35,12 +35,18 @@ from whole_broker import SHORT, WholeBroker, free_port
 
 from broker.servers.postgres import EmbeddedPostgres
 from broker.servers.valkey import EmbeddedValkey
+from broker.store import migrate as migrate_module
+from broker.store import pool as pool_module
 from broker.store.pool import Pool, open_pool
+from broker.streams import clock as clock_module
+from broker.streams import node as node_module
+from broker.streams import ownership as ownership_module
 
 MEMORY_BYTES = 512 * 1024**2
 TEMPLATE = "migrated_template"
 QUICK_BYTES_MIN = 4 * 1024**3
 HANGING_S = 120.0
+STORE_PATIENCE_S = 20.0
 STDERR = pytest.StashKey[int]()
 GUARD = """
 import os, shutil, signal, sys
@@ -279,6 +285,24 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     await _drop(postgres_url, url)
 
 
+@pytest.fixture(autouse=True)
+def patient_stores() -> Iterator[None]:
+    """Let stores take long to answer, in this process: a machine may stand still for seconds, and "the store
+    does not answer" is no more than that then. What asks how soon a store is given up says how soon by
+    itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (pool_module, "ACQUIRE_S"),
+            (pool_module, "CONNECT_S"),
+            (migrate_module, "CONNECT_S"),
+            (node_module, "CONNECT_TIMEOUT_S"),
+            (clock_module, "ANSWER_S"),
+            (ownership_module, "ANSWER_S_MIN"),
+        ):
+            patch.setattr(module, name, STORE_PATIENCE_S)
+        yield
+
+
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """A pool on a fresh, migrated database."""
@@ -336,6 +360,8 @@ async def _make_template(server_url: str) -> None:
     """Migrate once; cloning is several times as fast. Nobody may be connected to a template."""
     from broker.store.migrate import migrate
 
+    # One that was left half made would fail every test after the one that made it.
+    await _execute(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
     await _execute(server_url, f"CREATE DATABASE {TEMPLATE}")
     await migrate(_with_database(server_url, TEMPLATE))
 

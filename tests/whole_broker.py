@@ -12,7 +12,7 @@ from pathlib import Path
 
 from broker.servers.running import Running, read_running
 
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 SHORT = {"RETRY_TIME_SCALE": "0.002", "VALKEY_MAXMEMORY_MB": "256"}
 """Settings with times so short that nothing has to be slept through."""
 KNOWN = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")

@@ -19,8 +19,7 @@ async def agree_on_shards(connection: Connection, shards: int) -> None:
         )
         if made:
             logs.event("deployment.created", shards=shards)
-    if int(stored) != shards:
-        raise Conflict(f"this deployment was created with {int(stored)} shards; SHARDS says {shards}")
+    _compare(int(stored), shards)
 
 
 async def check_signing(connection: Connection, *, signed: bool) -> None:
@@ -38,8 +37,15 @@ async def restore(connection: Connection, shards: int) -> bool:
     For processes that have agreed before: then a missing key means that everything else is gone as well.
     Raises: Conflict as `agree_on_shards`; StreamsFull; StreamsUnavailable.
     """
-    if await connection.send("HGET", DEPLOYMENT, "shards") is not None:
-        await agree_on_shards(connection, shards)
+    stored = await connection.send("HGET", DEPLOYMENT, "shards")
+    if stored is not None:
+        # Not by `agree_on_shards`, which asks again: what is lost in between it would make, and tell nobody.
+        _compare(int(stored), shards)
         return False
     made: int = await connection.send("HSETNX", DEPLOYMENT, "shards", shards)
     return made == 1
+
+
+def _compare(stored: int, shards: int) -> None:
+    if stored != shards:
+        raise Conflict(f"this deployment was created with {stored} shards; SHARDS says {shards}")

@@ -25,6 +25,8 @@ from schema.errors import BrokerError, StreamsUnavailable
 CONNECT_TIMEOUT_S: Final = 3.0
 SILENCE_MS_MAX: Final = 7_000
 """No byte for this long while a reply is owed: the peer is gone. Longer than any BLOCK we use (2 s)."""
+WATCH_S: Final = 1.0
+"""How often silence is looked for."""
 _NOTHING: Final = object()
 _OPEN: Final = metrics.REDIS_CONNECTIONS.child()
 
@@ -40,6 +42,7 @@ class NodeConnection(Connection, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._heard = self._loop.time()
         self._watch: asyncio.TimerHandle | None = None
+        self._check_at_s = 0.0
         self._failure: BrokerError | None = None
         self.is_clustered = False
         """Whether the server is a node of a cluster."""
@@ -74,7 +77,7 @@ class NodeConnection(Connection, asyncio.Protocol):
         # cast: uvloop's transports have the interface but not the base class.
         self._transport = cast(asyncio.Transport, transport)
         _OPEN.inc()
-        self._watch = self._loop.call_later(1.0, self._check_silence)
+        self._watch_on()
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
@@ -104,11 +107,17 @@ class NodeConnection(Connection, asyncio.Protocol):
                 # uvloop's word for a socket that broke as soon as it was connected; it may say no other.
                 self._end(StreamsUnavailable(f"connection to Redis lost: {error}"))
 
+    def _watch_on(self) -> None:
+        self._check_at_s = self._loop.time() + WATCH_S
+        self._watch = self._loop.call_at(self._check_at_s, self._check_silence)
+
     def _check_silence(self) -> None:
+        # While this process stood still it heard nothing, whatever Redis said: that is read after this.
+        self._heard += self._loop.time() - self._check_at_s
         if self._waiting and (self._loop.time() - self._heard) * 1000 > SILENCE_MS_MAX:
             self._end(StreamsUnavailable(f"Redis did not answer within {SILENCE_MS_MAX} ms"))
         elif self._failure is None:
-            self._watch = self._loop.call_later(1.0, self._check_silence)
+            self._watch_on()
 
     def _end(self, error: BrokerError | None) -> None:
         if self._failure is not None:

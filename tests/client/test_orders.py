@@ -18,7 +18,7 @@ from broker.gateway.serve import Running
 
 LONG_MS = 60_000
 """No order is finished so late that it was renewed: a renewal is a line of its history."""
-SHORT_MS = 3_000
+SHORT_MS = 6_000
 RENEWED_S = 20
 
 lapsing = pytest.mark.parametrize("lease_ms", [SHORT_MS])

@@ -11,8 +11,8 @@ from whole_broker import SHORT, WholeBroker, free_port
 @pytest.fixture(scope="session")
 def _broken_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeBroker]:
     home = tmp_path_factory.mktemp("broken")
-    # Short enough not to wait for long after a kill, long enough for a busy machine to renew in time.
-    broker = WholeBroker(home, port=free_port(), LEASE_MS="3000", **SHORT)
+    # Long enough for a machine that stands still for seconds: a lease that ends lets messages come twice.
+    broker = WholeBroker(home, port=free_port(), LEASE_MS="8000", **SHORT)
     yield broker
     if broker.is_running:
         broker.stop()

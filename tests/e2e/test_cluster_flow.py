@@ -23,7 +23,7 @@ ROLES = ("gateway", "recorder", "keeper", "worker")
 @pytest.fixture
 def roles(tmp_path: Path, cluster: Cluster, database_url: str) -> Iterator[RoleProcesses]:
     cluster.spread(SHARDS)
-    settings = {"SHARDS": str(SHARDS), "LEASE_MS": "3000"}
+    settings = {"SHARDS": str(SHARDS), "LEASE_MS": "8000"}
     roles = RoleProcesses(tmp_path, cluster.every_url, database_url, **settings)
     for role in ROLES:
         roles.start(role)

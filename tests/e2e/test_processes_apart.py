@@ -19,7 +19,7 @@ from broker.streams.keys import Keys
 pytestmark = pytest.mark.e2e
 
 SHARDS = 4
-SETTINGS = {"SHARDS": str(SHARDS), "LEASE_MS": "3000"}
+SETTINGS = {"SHARDS": str(SHARDS), "LEASE_MS": "8000"}
 
 
 @pytest.fixture

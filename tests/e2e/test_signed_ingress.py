@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 SETTINGS = {
     "REQUIRE_SIGNED_INGRESS": "true",
     "SECRETS_KEY": "a-secrets-key-of-more-than-thirty-two-characters",
-    "LEASE_MS": "3000",
+    "LEASE_MS": "8000",
 }
 
 

@@ -18,7 +18,7 @@ from broker.streams.keys import DEPLOYMENT
 
 pytestmark = pytest.mark.e2e
 
-SETTINGS = {"SHARDS": "2", "LEASE_MS": "1500", "DEDUP_WINDOW_MS": "60000"}
+SETTINGS = {"SHARDS": "2", "LEASE_MS": "8000", "DEDUP_WINDOW_MS": "60000"}
 ROLES = ("gateway", "recorder", "keeper", "worker")
 
 

@@ -44,11 +44,11 @@ async def gateway_with(
 
 
 async def full(gateway: Running, agent_id: str, *, for_ms: int = 60_000) -> None:
-    """Say that an inbox is full, as its router does, and wait until the gateway has heard."""
+    """Say that an inbox is full, as its router does again and again, and wait until the gateway has heard."""
     book, keeper = gateway.services.gatekeeper.book, gateway.services.gatekeeper
-    await book.fill({agent_id: await gateway.services.presence.now_ms() + for_ms})
 
     async def heard() -> bool:
+        await book.fill({agent_id: await gateway.services.presence.now_ms() + for_ms})
         return agent_id in keeper.barriers.full
 
     await until(heard)
@@ -226,14 +226,15 @@ async def test_at_70_percent_publishing_is_503_and_everything_else_goes_on(
 async def test_a_key_that_publishes_too_fast_is_429_and_an_operator_never(
     streams_url: str, database_url: str, wait: str
 ) -> None:
-    async with gateway_with(streams_url, database_url, key_rate_per_s=5) as (gateway, http):
+    # So slow that no stall of the machine lets all of them pass.
+    async with gateway_with(streams_url, database_url, key_rate_per_s=1) as (gateway, http):
         own = (await http.post("/api/agents", json={"name": "own"})).json()
         await http.post("/api/agents", json={"name": "to"})
         async with calling(gateway, own["api_key"]) as client:
             path, body = f"/api/messages?wait={wait}&timeout_ms=0", {"to_agent_id": "to"}
             replies = [await client.post(path, json=body) for _ in range(25)]
         refused = [reply for reply in replies if not reply.is_success]
-        assert len(replies) - len(refused) >= 10  # what a bucket holds
+        assert len(replies) - len(refused) >= 2  # what a bucket holds
         assert {code(reply) for reply in refused} == {(429, "rate_limited")}
         assert all(int(reply.headers["Retry-After"]) >= 1 for reply in refused)
         for _ in range(25):

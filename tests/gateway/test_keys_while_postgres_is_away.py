@@ -1,6 +1,8 @@
 """Keys are believed for ten minutes while Postgres is away or says nothing, and not a moment longer."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from msgspec import Struct
@@ -8,6 +10,7 @@ from silent_postgres import SilentPostgres, silenceable
 
 from broker.core import keys
 from broker.gateway import keyring as keyring_module
+from broker.gateway.call import Principal
 from broker.gateway.keyring import STALE_MS, Keyring
 from broker.store import keys as stored_keys
 from broker.store import pool as pool_module
@@ -28,6 +31,18 @@ class Stage(Struct):
 
 @pytest.fixture
 async def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    minted = keys.mint(bytes(8), bytes(32))
+    row = StoredKey(
+        id=minted.id,
+        agent_id=None,
+        scopes=("messages:write",),
+        hash=keys.digest(PEPPER, minted.text),
+        prefix=minted.prefix,
+        created_ms=NOW_MS - 1,
+    )
+    patient = await open_pool(database_url, size=1, application_name="test")
+    await stored_keys.insert(patient, row)
+    await patient.aclose()
     for module, name in (
         (pool_module, "COMMAND_S"),
         (pool_module, "ACQUIRE_S"),
@@ -36,25 +51,23 @@ async def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         monkeypatch.setattr(module, name, 0.3)
     async with silenceable(database_url) as postgres:
         pool = await open_pool(postgres.url, size=2, application_name="test")
-        minted = keys.mint(bytes(8), bytes(32))
-        row = StoredKey(
-            id=minted.id,
-            agent_id=None,
-            scopes=("messages:write",),
-            hash=keys.digest(PEPPER, minted.text),
-            prefix=minted.prefix,
-            created_ms=NOW_MS - 1,
-        )
-        await stored_keys.insert(pool, row)
         ring = Keyring(pool, operator_key="operator", pepper=PEPPER)
         yield Stage(ring, postgres, f"Bearer {minted.text}", minted.id)
         postgres.speak()
         await pool.aclose()
 
 
+async def seen(stage: Stage) -> Principal:
+    """Let the key be read from a store that speaks: what is taken for silence here may be the machine's."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreUnavailable):
+                return await stage.keyring.principal_of(stage.bearer, now_ms=NOW_MS)
+
+
 async def test_a_key_that_was_seen_is_believed_for_ten_minutes_and_no_longer(stage: Stage) -> None:
     assert STALE_MS == 10 * 60_000
-    known = await stage.keyring.principal_of(stage.bearer, now_ms=NOW_MS)
+    known = await seen(stage)
     stage.postgres.fall_silent()
     assert await stage.keyring.principal_of(stage.bearer, now_ms=NOW_MS + STALE_MS - 1) == known
     with pytest.raises(StoreUnavailable):
@@ -67,7 +80,7 @@ async def test_a_key_that_was_not_seen_or_that_changed_is_not_believed_meanwhile
     with pytest.raises(StoreUnavailable):
         await stage.keyring.principal_of(stage.bearer, now_ms=NOW_MS)
     stage.postgres.speak()
-    await stage.keyring.principal_of(stage.bearer, now_ms=NOW_MS)
+    await seen(stage)
     stage.postgres.fall_silent()
     stage.keyring.forget(stage.key_id)
     with pytest.raises(StoreUnavailable):

@@ -203,6 +203,7 @@ async def test_a_peer_that_does_not_read_holds_no_more_than_a_page_in_memory(
     async with talking(gateway, agent["api_key"], prefetch=PREFETCH_MAX) as socket:
         socket.connection.transport.pause_reading()
         session = live(gateway, agent["id"])
+        await until(lambda: bool(session.unacknowledged))
         handed = -1
         while handed != len(session.unacknowledged):
             handed = len(session.unacknowledged)

@@ -126,7 +126,7 @@ async def test_an_id_of_somebody_elses_message_is_a_conflict(
     body = {"id": new_id(), "to_agent_id": "to"}
     await http.post("/api/messages", json=body)
     async with calling(gateway, other["api_key"]) as stranger:
-        reply = await stranger.post("/api/messages?timeout_ms=500", json=body)
+        reply = await stranger.post("/api/messages?timeout_ms=15000", json=body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
 
 

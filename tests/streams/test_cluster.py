@@ -7,7 +7,6 @@ import pytest
 from cluster import Cluster, client_of, close
 from streams_rig import until
 
-from broker.streams import ownership
 from broker.streams.clock import ServerClock
 from broker.streams.cluster import ClusterConnection
 from broker.streams.connection import open_connection
@@ -115,18 +114,19 @@ async def test_a_node_that_is_killed_takes_nobody_elses_commands_with_it(cluster
         assert await connection.send("GET", key(0)) == b"x"
 
 
-async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(cluster, monkeypatch):
-    monkeypatch.setattr(ownership, "ANSWER_S_MIN", 0.2)
+async def test_leases_on_other_nodes_are_kept_while_one_is_down_and_its_own_end(cluster):
     # Neither who is alive nor what time it is may lie on the node that dies.
     needed = {cluster.slots().owner(slot_of(name)).port for name in ("ab:processes:route", DEPLOYMENT)}
     dead = next(n for n in range(3) if cluster.port(n) not in needed)
     own = {shard for shard in range(SHARDS) if cluster.node_of(shard) == dead}
     link = Link(cluster.every_url, name="test")
-    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=2_000)
+    leases = Leases(trade="route", process="a", shards=SHARDS, lease_ms=40_000)
     connection = await link.get()
     await leases.take(connection, up_to=SHARDS)
     assert len(leases.held) == SHARDS
     cluster.kill(dead)
+    for shard in own:
+        leases.held[shard].ends_at_s -= 38  # The others' are too long for a stall of the machine to end them.
     lost: set[int] = set()
     async with asyncio.timeout(20):
         while lost != own:

@@ -288,13 +288,13 @@ async def test_misbehaviour_is_a_failure_of_its_kind_in_time(script: Script, kin
 
 @pytest.mark.parametrize("script", [_drips_headers, _drips_body, _silent])
 async def test_total_deadline_holds_however_it_drips(script: Script) -> None:
-    deadlines = Deadlines(total_ms=400, first_byte_ms=5_000)
+    deadlines = Deadlines(total_ms=400, first_byte_ms=60_000)
     async with peer(script) as there, pushing() as client:
         outcome = await post(client, there.target(), deadlines=deadlines)
         assert isinstance(outcome, Failure)
         assert outcome.kind is FailureKind.TIMEOUT
-        # The sweep's period, and as much again for a busy machine.
-        assert 400 <= outcome.duration_ms < 1_000
+        # Far from every other deadline: a machine may stand still for seconds.
+        assert 400 <= outcome.duration_ms < 30_000
 
 
 async def test_first_byte_deadline_is_shorter_than_the_total() -> None:
@@ -303,7 +303,7 @@ async def test_first_byte_deadline_is_shorter_than_the_total() -> None:
         outcome = await post(client, there.target(), deadlines=deadlines)
         assert isinstance(outcome, Failure)
         assert outcome.kind is FailureKind.TIMEOUT
-        assert 200 <= outcome.duration_ms < 1_000
+        assert 200 <= outcome.duration_ms < 30_000
 
 
 async def test_first_byte_deadline_ends_with_the_first_byte() -> None:

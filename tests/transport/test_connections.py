@@ -219,7 +219,7 @@ async def test_waiting_post_times_out_and_too_many_are_refused(monkeypatch: pyte
         assert kind_of(await refused) is FailureKind.CONNECT
         outcome = await waiting
         assert kind_of(outcome) is FailureKind.TIMEOUT
-        assert 300 <= outcome.duration_ms < 1_000
+        assert 300 <= outcome.duration_ms < PATIENT.total_ms
         assert not busy.done()
     assert kind_of(await busy) is FailureKind.CANCELLED
 

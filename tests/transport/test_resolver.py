@@ -40,12 +40,19 @@ class NameServer:
 
 async def test_answers_are_cached_for_a_while() -> None:
     server = NameServer(lambda _: rows("127.0.0.1", "127.0.0.1", "127.0.0.2"))
-    resolver = Resolver(LOOPBACK, getaddrinfo=server, cache_ms=50)
+    resolver = Resolver(LOOPBACK, getaddrinfo=server, cache_ms=60_000)
     for _ in range(3):
-        assert await resolver.resolve("a", limit_ms=2_000) == (ONE, ip_address("127.0.0.2"))
+        assert await resolver.resolve("a", limit_ms=20_000) == (ONE, ip_address("127.0.0.2"))
     assert server.asked == ["a"]
-    await asyncio.sleep(0.06)
-    await resolver.resolve("a", limit_ms=2_000)
+    resolver.close()
+
+
+async def test_a_cached_answer_that_is_too_old_is_asked_for_again() -> None:
+    server = NameServer(lambda _: rows("127.0.0.1"))
+    resolver = Resolver(LOOPBACK, getaddrinfo=server, cache_ms=5)
+    await resolver.resolve("a", limit_ms=20_000)
+    await asyncio.sleep(0.01)
+    await resolver.resolve("a", limit_ms=20_000)
     assert server.asked == ["a", "a"]
     resolver.close()
 
@@ -64,7 +71,7 @@ async def test_cached_answer_is_judged_again() -> None:
     policy = AddressPolicy()
     resolver = Resolver(policy, getaddrinfo=NameServer(lambda _: rows("10.0.0.1")))
     for _ in range(2):
-        assert await resolver.resolve("a", limit_ms=2_000) == Trouble(
+        assert await resolver.resolve("a", limit_ms=20_000) == Trouble(
             FailureKind.DENIED, "the name leads to an address that is private"
         )
     resolver.close()
@@ -73,7 +80,7 @@ async def test_cached_answer_is_judged_again() -> None:
 async def test_one_question_serves_all_who_ask_at_once() -> None:
     server = NameServer(lambda _: rows("127.0.0.1"))
     resolver = Resolver(LOOPBACK, getaddrinfo=server)
-    found = await asyncio.gather(*(resolver.resolve("a", limit_ms=2_000) for _ in range(50)))
+    found = await asyncio.gather(*(resolver.resolve("a", limit_ms=20_000) for _ in range(50)))
     assert found == [(ONE,)] * 50
     assert server.asked == ["a"]
     resolver.close()
@@ -84,12 +91,12 @@ async def test_slow_name_fails_in_time_and_its_answer_is_still_learnt() -> None:
     server.let.clear()
     resolver = Resolver(LOOPBACK, getaddrinfo=server, wait_ms=50)
     began_ms = clock_ms()
-    outcome = await resolver.resolve("a", limit_ms=10_000)
+    outcome = await resolver.resolve("a", limit_ms=60_000)
     assert isinstance(outcome, Trouble)
     assert outcome.kind is FailureKind.RESOLVE
-    assert clock_ms() - began_ms < 1_000
+    assert clock_ms() - began_ms < 10_000
     server.let.set()
-    while isinstance(await resolver.resolve("a", limit_ms=2_000), Trouble):
+    while isinstance(await resolver.resolve("a", limit_ms=20_000), Trouble):
         pass
     assert server.asked == ["a"]
     resolver.close()
@@ -99,9 +106,9 @@ async def test_impatient_caller_does_not_spoil_it_for_the_others() -> None:
     server = NameServer(lambda _: rows("127.0.0.1"))
     server.let.clear()
     resolver = Resolver(LOOPBACK, getaddrinfo=server)
-    patient = asyncio.create_task(resolver.resolve("a", limit_ms=5_000))
+    patient = asyncio.create_task(resolver.resolve("a", limit_ms=20_000))
     assert isinstance(await resolver.resolve("a", limit_ms=20), Trouble)
-    impatient = asyncio.create_task(resolver.resolve("a", limit_ms=5_000))
+    impatient = asyncio.create_task(resolver.resolve("a", limit_ms=20_000))
     await asyncio.sleep(0)
     impatient.cancel()
     server.let.set()
@@ -114,7 +121,7 @@ async def test_threads_are_bounded() -> None:
     server.let.clear()
     resolver = Resolver(LOOPBACK, getaddrinfo=server, wait_ms=100)
     before = threading.active_count()
-    many = [resolver.resolve(f"host{number}", limit_ms=2_000) for number in range(100)]
+    many = [resolver.resolve(f"host{number}", limit_ms=20_000) for number in range(100)]
     outcomes = await asyncio.gather(*many)
     assert all(isinstance(outcome, Trouble) for outcome in outcomes)
     assert threading.active_count() - before <= limits.RESOLVER_THREADS_MAX
@@ -128,7 +135,7 @@ async def test_cache_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.Monke
     server = NameServer(lambda _: rows("127.0.0.1"))
     resolver = Resolver(LOOPBACK, getaddrinfo=server)
     for host in ("a", "b", "c", "b", "a"):
-        await resolver.resolve(host, limit_ms=2_000)
+        await resolver.resolve(host, limit_ms=20_000)
     assert server.asked == ["a", "b", "c", "a"]
     resolver.close()
 
@@ -157,7 +164,7 @@ async def test_bad_answer_is_a_resolve_failure_and_not_cached(
     server = NameServer(answer)
     resolver = Resolver(LOOPBACK, getaddrinfo=server)
     for _ in range(2):
-        outcome = await resolver.resolve("secret.example", limit_ms=2_000)
+        outcome = await resolver.resolve("secret.example", limit_ms=20_000)
         assert isinstance(outcome, Trouble)
         assert outcome.kind is FailureKind.RESOLVE
         assert words in outcome.message
@@ -168,13 +175,13 @@ async def test_bad_answer_is_a_resolve_failure_and_not_cached(
 
 async def test_real_name_server_knows_localhost() -> None:
     resolver = Resolver(LOOPBACK)
-    found = await resolver.resolve("localhost", limit_ms=2_000)
+    found = await resolver.resolve("localhost", limit_ms=20_000)
     assert not isinstance(found, Trouble)
     assert all(address.is_loopback for address in found)
     # The spellings that look like names and are addresses to getaddrinfo.
     for spelling in ("0x7f.1", "2130706433", "0177.0.0.1", "127.1"):
         strict = Resolver(AddressPolicy())
-        denied = await strict.resolve(spelling, limit_ms=2_000)
+        denied = await strict.resolve(spelling, limit_ms=20_000)
         assert isinstance(denied, Trouble)
         assert denied.kind is FailureKind.DENIED
         strict.close()

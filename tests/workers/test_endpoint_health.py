@@ -3,7 +3,7 @@ and the keeper hears of each stage once, whoever owns the shard by then."""
 
 import msgspec
 from msgspec.structs import replace
-from worker_rig import World, message, until
+from worker_rig import Site, World, message, until
 
 from schema.agent import Agent, AgentStatus, EndpointFault
 from schema.health import Finding, Verdict
@@ -21,6 +21,15 @@ def verdicts_of(world: World) -> list[Verdict]:
 
 def remembered(world: World) -> dict[bytes, bytes]:
     return world.raw.hgetall(world.keys[0].failing)
+
+
+async def fails_for_longer(site: Site, agent: Agent, *, by_ms: int) -> None:
+    """Let what this owner knows of the endpoint's failures have begun earlier."""
+    await site.until_ready()
+    delivery = site.shards[0].delivery
+    assert delivery is not None
+    await until(lambda: agent.id in delivery.room.failing)
+    delivery.room.failing[agent.id].since_ms -= by_ms
 
 
 async def test_after_a_410_nothing_is_pushed_and_the_whole_queue_ends_with_that_reason(any_streams_url):
@@ -116,27 +125,33 @@ async def test_a_takeover_ends_what_waits_for_a_disabled_endpoint(streams_url):
 
 async def test_each_stage_is_told_once_over_restarts_and_takeovers_and_forgotten_when_it_answers(streams_url):
     async with World(streams_url, scale=0.002) as world:
-        world.rules["disable_after_ms"] = 4_000
+        # So long that no stage is reached, and none left out, by how long the test takes.
+        world.rules["disable_after_ms"] = 1_000_000
         receiver = await world.receiver()
         agent = world.agent(receiver, endpoint_since_ms=7)
         receiver.script = lambda _: 503
         site = await world.site()
         ids = await world.send(*(message(agent, metadata={"max_retries": 24}) for _ in range(500)))
+        await fails_for_longer(site, agent, by_ms=500_000)
         await until(lambda: len(verdicts_of(world)) == 1)
         await site.kill()
         site = await world.site()
+        await fails_for_longer(site, agent, by_ms=200_000)
         await until(lambda: len(verdicts_of(world)) == 2)
         await site.stop()
         site = await world.site()
+        await fails_for_longer(site, agent, by_ms=200_000)
+        await until(lambda: len(verdicts_of(world)) == 3)
+        await fails_for_longer(site, agent, by_ms=100_000)
         await until(lambda: len(verdicts_of(world)) == 4)
         told = verdicts_of(world)
         assert [one.stage for one in told] == [1, 2, 3, 4]
         assert {(one.finding, one.endpoint_since_ms, one.what) for one in told} == {
             (Finding.FAILING, 7, "http_5xx")
         }
-        [since_ms] = {one.since_ms for one in told}
         for one, percent in zip(told, (50, 70, 90, 100), strict=True):
-            assert one.at_ms - since_ms >= 40 * percent
+            assert one.since_ms == told[0].since_ms - 10_000 * (percent - 50)
+            assert one.at_ms - one.since_ms >= 10_000 * percent
         receiver.script = None
         await world.until_ended(ids, timeout_s=30)
         await until(lambda: len(verdicts_of(world)) == 5)
@@ -183,15 +198,20 @@ async def test_a_known_failure_gets_one_probe_after_a_takeover_and_no_attempts_a
 
 async def test_what_was_remembered_of_an_endpoint_says_nothing_of_the_next(streams_url):
     async with World(streams_url, scale=0.05) as world:
-        world.rules["disable_after_ms"] = 1_000
+        world.rules["disable_after_ms"] = 1_000_000
         receiver = await world.receiver()
         agent = world.agent(receiver, endpoint_since_ms=1)
         world.raw.hset(world.keys[0].failing, agent.id, b"[5,4,1]")  # since 1970, everything told
         fresh: Agent = replace(agent, endpoint_since_ms=2)
         world.put(fresh)
         receiver.script = lambda _: 500
-        await world.site()
+        site = await world.site()
+        await site.until_ready()
         await world.send(*(message(agent) for _ in range(20)))
+        delivery = site.shards[0].delivery
+        assert delivery is not None
+        await until(lambda: delivery.room.failing[agent.id].endpoint_since_ms == 2)
+        await fails_for_longer(site, agent, by_ms=500_000)
         await until(lambda: bool(verdicts_of(world)))
         first = verdicts_of(world)[0]
-        assert (first.stage < 4, first.since_ms > 5, first.endpoint_since_ms) == (True, True, 2)
+        assert (first.stage, first.since_ms > 5, first.endpoint_since_ms) == (1, True, 2)

@@ -163,7 +163,7 @@ async def test_a_process_can_start_take_leases_keep_them_and_leave(any_streams_u
         with full(world.raw):
             async with await open_connection(any_streams_url, name="test") as connection:
                 await agree_on_shards(connection, 2)
-                leases = Leases(trade="deliver", process="a", shards=2, lease_ms=500)
+                leases = Leases(trade="deliver", process="a", shards=2, lease_ms=30_000)
                 clock = ServerClock()
                 await clock.measure(connection)
                 assert await leases.due(connection, now_ms=clock.now_ms()) == 2
@@ -172,7 +172,9 @@ async def test_a_process_can_start_take_leases_keep_them_and_leave(any_streams_u
                 await leases.leave(connection)
             link, idle, stopping = Link(any_streams_url, name="test"), Idle(), asyncio.Event()
             clock = ServerClock()
-            tenancy = Tenancy(link, clock, trade="deliver", process="b", shards=2, lease_ms=300, tenant=idle)
+            tenancy = Tenancy(
+                link, clock, trade="deliver", process="b", shards=2, lease_ms=30_000, tenant=idle
+            )
             running = asyncio.ensure_future(tenancy.run(stopping))
             await until(lambda: len(idle.held) == 2)
             with pytest.raises(StreamsFull):

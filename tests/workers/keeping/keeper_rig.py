@@ -27,7 +27,7 @@ from schema.ids import new_id, shard_of
 from schema.message import LANES, Envelope, Lane
 
 LEASE_MS = 800
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 COMMAND = Path(sys.executable).with_name("agent-broker")
 
 

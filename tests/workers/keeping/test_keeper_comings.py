@@ -202,9 +202,16 @@ async def test_a_keeper_process_tells_of_an_agent_that_comes_and_goes(
     listener: Listener,
     start_keeper: StartKeeper,
 ) -> None:
-    # A state that ends before its keeper has looked is not told of.
-    online_ms, silent_ms = 2_500, 5_000
-    keeper = start_keeper(streams_url, database_url, presence_online_ms=online_ms, silent_after_ms=silent_ms)
+    # A state that ends before its keeper has looked is not told of, and a new owner tells no news: time
+    # enough for a machine that stands still.
+    online_ms, silent_ms = 6_000, 12_000
+    keeper = start_keeper(
+        streams_url,
+        database_url,
+        presence_online_ms=online_ms,
+        silent_after_ms=silent_ms,
+        lease_ms=30_000,
+    )
 
     async def established() -> bool:
         return len(keeper.events("presence.established")) == 2
