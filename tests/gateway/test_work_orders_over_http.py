@@ -449,7 +449,7 @@ async def test_an_open_order_reaches_nobody_who_did_not_ask_for_such(
 
 
 async def contend(client: httpx.AsyncClient, order_id: str) -> httpx.Response:
-    """Accept beside others. Who has waited for them for too long, on a slow machine, is told to come again."""
+    """Accept beside others. Who has waited for them for too long, on a slow machine, is told to come back."""
     while True:
         reply = await act(client, order_id, "respond", action="accept")
         if outcome(reply) != "store_unavailable":

@@ -33,6 +33,10 @@ class Places:
     parked: dict[Name, int] = field(default_factory=lambda: defaultdict(int))
     later: dict[Name, int] = field(default_factory=lambda: defaultdict(int))
     mailbox: dict[Name, int] = field(default_factory=lambda: defaultdict(int))
+    handed: dict[Name, int] = field(default_factory=lambda: defaultdict(int))
+    """Handed over directly to a delivery owner, and in no mailbox."""
+    fields: set[str] = field(default_factory=set)
+    """The names by which they were."""
     boxes: set[str] = field(default_factory=set)
     """Mailboxes that are not empty."""
     expiring: set[str] = field(default_factory=set)
@@ -41,11 +45,12 @@ class Places:
     @property
     def of_any(self) -> set[Name]:
         """Return the names of all that lies anywhere."""
-        return {*self.fresh, *self.passed, *self.parked, *self.later, *self.mailbox}
+        return {*self.fresh, *self.passed, *self.parked, *self.later, *self.mailbox, *self.handed}
 
     def of(self, name: Name) -> int:
         """Return how many times a message lies where it can only lie once."""
-        return sum(place.get(name, 0) for place in (self.passed, self.parked, self.later, self.mailbox))
+        places = (self.passed, self.parked, self.later, self.mailbox, self.handed)
+        return sum(place.get(name, 0) for place in places)
 
 
 def look(raw: redis.Redis, shards: list[Keys]) -> Places:
@@ -57,13 +62,20 @@ def look(raw: redis.Redis, shards: list[Keys]) -> Places:
         pipe.xrange(key)
     for keys in shards:
         pipe.hvals(keys.later_messages)
-    *found, _, _ = replies = pipe.execute()
-    for key, entries in zip(streams, found, strict=True):
+    for keys in shards:
+        pipe.hgetall(keys.direct)
+    replies = pipe.execute()
+    hashes = replies[len(streams) :]
+    for key, entries in zip(streams, replies, strict=False):
         for entry, fields in entries:
             _note(places, key, entry.decode(), fields)
-    for messages in replies[len(streams) :]:
+    for messages in hashes[: len(shards)]:
         for message in messages:
             places.later[name_of(decode_stored_envelope(message))] += 1
+    for fields in hashes[len(shards) :]:
+        for field_name, message in fields.items():
+            places.handed[name_of(decode_stored_envelope(message))] += 1
+            places.fields.add(field_name.decode())
     return places
 
 

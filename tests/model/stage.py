@@ -1,14 +1,14 @@
 """The parts of the broker that own something, one step at a time: each as real as its work is.
 
 Routing, un-parking, waking, acknowledging, reading and cutting the ledger are the product's own objects, on a
-real Redis. Only the delivery owner is a plain one of ours (its memory is a matter of time and sockets): it
-reads, settles, takes over and expires by the product's scripts. A `seat` is what one process holds for one
-trade of one shard; whoever dies loses everything but what Redis has.
+real Redis. Only the delivery owner is a plain one of ours (its memory is a matter of time and sockets; see
+`courier`): it reads, settles, takes over and expires by the product's scripts. A `seat` is what one process
+holds for one trade of one shard; whoever dies loses everything but what Redis has.
 """
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from broker.streams.mailbox import Mailboxes
 from broker.streams.ownership import Lease
 from broker.streams.scripts import EXPIRE, LEASE, PUT_BACK, TAKE_DUE, VACATE, Script
 from broker.streams.settlement import Settlement, call_settle
+from model.courier import Courier, Hands, Held
 from model.wire import Crash, Wire
 from schema.agent import Agent
 from schema.codec import decode_stored_envelope, encode, options_of
@@ -44,6 +45,7 @@ from schema.ledger import Event, EventKind
 from schema.message import LANES, Envelope, Reason, Status
 from schema.times import to_ms
 from workers.delivery.collector import UNDER_WAY
+from workers.delivery.delivery import Delivery
 from workers.keeping.schedule import Schedule
 from workers.placing import Placer
 from workers.router import Router, RouterRules
@@ -65,28 +67,6 @@ class Loads:
 
     def quality(self, agent_id: str, capability: str) -> Quality:
         return Quality()
-
-
-@dataclass
-class Held:
-    """A message a delivery owner has posted and has no answer for yet. `attempts`: used before this one."""
-
-    mailbox: str
-    entry: str
-    body: bytes
-    attempts: int = 0
-    due_member: str = ""
-
-
-@dataclass
-class Courier:
-    """The delivery owner of one shard."""
-
-    wire: Wire
-    lease: str
-    in_flight: dict[str, Held] = field(default_factory=dict)
-    expiring: dict[str, str] = field(default_factory=dict)
-    """Events of what was looked at and is about to expire, by place: nobody else here touches that."""
 
 
 @dataclass
@@ -148,11 +128,11 @@ class Stage:
 
     # --- owners ---------------------------------------------------------------------------------------
 
-    def take_over(self, trade: str, shard: int) -> None:
-        """Let the owner of a trade die, and another take its place."""
-        self.run(self._take(trade, shard))
+    def take_over(self, trade: str, shard: int, crash: Crash = Crash.NONE, calls_before: int = 0) -> None:
+        """Let the owner of a trade die, and another take its place; a delivery owner may die of that."""
+        self.run(self._take(trade, shard, crash, calls_before))
 
-    async def _take(self, trade: str, shard: int) -> None:
+    async def _take(self, trade: str, shard: int, crash: Crash = Crash.NONE, calls_before: int = 0) -> None:
         keys = self.keys[shard]
         self.raw.delete(keys.owner(trade))
         names = (keys.owner(trade), keys.fence(trade))
@@ -163,13 +143,31 @@ class Stage:
             case "route":
                 await self._take_routing(shard, wire, Lease(shard, trade, token, float("inf")))
             case "deliver":
-                self.couriers[shard] = Courier(wire, token)
-                left = self.raw.zrangebyscore(keys.due, UNDER_WAY, UNDER_WAY)
-                await wire.evaluate(PUT_BACK, (keys.owner("deliver"), keys.due), token, 0, *left)
+                wire.crash, wire.calls_before = crash, calls_before
+                self.couriers[shard] = Courier(wire, token, keys, self.directory, self._clock.now_ms)
+                await self._begin_delivery(shard)
             case "record":
                 self.recorders[shard] = Seat(wire, token)
             case _:
                 self.keepers[shard] = Seat(wire, token)
+
+    async def _begin_delivery(self, shard: int) -> None:
+        courier, keys = self.couriers[shard], self.keys[shard]
+        left = self.raw.zrangebyscore(keys.due, UNDER_WAY, UNDER_WAY)
+        try:
+            await courier.shelver.take_over()
+            names = (keys.owner("deliver"), keys.due)
+            await courier.wire.evaluate(PUT_BACK, names, courier.lease, 0, *left)
+        except StreamsUnavailable:
+            await self._take("deliver", shard)
+        courier.wire.crash, courier.wire.calls_before = Crash.NONE, 0
+
+    def _delivery(self, shard: int) -> Delivery | None:
+        """Return the delivery owner, where it is in the router's process."""
+        courier = self.couriers[shard]
+        if courier.hands is Hands.APART:
+            return None
+        return courier  # type: ignore[return-value]  # all a router asks of one
 
     async def _take_routing(self, shard: int, wire: Wire, lease: Lease) -> None:
         router = Router(
@@ -181,7 +179,7 @@ class Stage:
             publisher=self._publisher,
             clock=self._clock,
             rules=RouterRules(shards=SHARDS, window_ms=WINDOW_MS),
-            delivery=lambda: None,
+            delivery=lambda: self._delivery(shard),
         )
         await router._recall_choices()
         self.routers[shard], self.readers[shard] = router, LaneReader(wire, self.keys[shard])
@@ -194,11 +192,16 @@ class Stage:
     def publish(self, envelope: Envelope) -> None:
         self.run(self._publisher.publish(envelope))
 
-    def route(self, shard: int, room: int, crash: Crash) -> list[tuple[int, int]]:
-        """Route up to `room` entries of a shard; return, per lane, how many waited before and were taken."""
-        return self.run(self._route(shard, room, crash))
+    def route(
+        self, shard: int, room: int, crash: Crash, hands: Hands = Hands.DIRECT, *, overtaken: bool = False
+    ) -> list[tuple[int, int]]:
+        """Route up to `room` entries of a shard; return, per lane, how many waited before and were taken.
+        `overtaken`: another takes the delivery over while the call is on its way."""
+        return self.run(self._route(shard, room, crash, hands, overtaken))
 
-    async def _route(self, shard: int, room: int, crash: Crash) -> list[tuple[int, int]]:
+    async def _route(
+        self, shard: int, room: int, crash: Crash, hands: Hands, overtaken: bool
+    ) -> list[tuple[int, int]]:
         router, reader = self.routers[shard], self.readers[shard]
         reply = await self._inner.send(
             "XREAD", "STREAMS", *reader._key_of.values(), *(reader._cursors[lane] for lane in LANES)
@@ -210,7 +213,11 @@ class Stage:
         if not any(waiting):
             return []
         entries = [entry for _, entry in router._weights.take(router._buffers, room)]
-        router._connection.crash = crash  # type: ignore[attr-defined]  # it is a Wire
+        wire = router._connection
+        assert isinstance(wire, Wire)
+        wire.crash = crash
+        wire.overtaken_by = (lambda: self._take("deliver", shard)) if overtaken else None
+        self.couriers[shard].hands = hands
         router._calls += 1
         try:
             await router._route_batch(entries)
@@ -221,9 +228,13 @@ class Stage:
             if crash is Crash.NONE:
                 raise
             died = True
+        self.couriers[shard].hands = Hands.APART
         if died:
             await self._take("route", shard)
-        router._connection.crash = Crash.NONE  # type: ignore[attr-defined]
+            if hands is not Hands.APART and crash is not Crash.NONE:
+                # They share a process, and a connection.
+                await self._take("deliver", shard)
+        wire.crash, wire.overtaken_by = Crash.NONE, None
         return [
             (before, sum(entry.lane is lane for entry in entries))
             for lane, before in zip(LANES, waiting, strict=True)
@@ -239,7 +250,8 @@ class Stage:
     # --- delivery -------------------------------------------------------------------------------------
 
     def postable(self, shard: int) -> list[tuple[str, str]]:
-        """Return what a courier may post: entries of endpoints' mailboxes that nobody has in hand."""
+        """Return what a courier may post: what was handed to it, and entries of endpoints' mailboxes that
+        nobody has in hand."""
         keys, courier = self.keys[shard], self.couriers[shard]
         active = sorted(member.decode() for member in self.raw.zrange(keys.active, 0, -1))
         pipe = self.raw.pipeline(transaction=False)
@@ -248,26 +260,71 @@ class Stage:
             pipe.xrange(mailbox)
         due, *found = pipe.execute()
         in_hand = {member.decode().rpartition("|")[0] for member in due} | {
+            *courier.hand,
             *courier.in_flight,
             *courier.expiring,
         }
         places = [
             (box, entry.decode()) for box, entries in zip(active, found, strict=True) for entry, _ in entries
         ]
-        return [(box, entry) for box, entry in places if f"{box}|{entry}" not in in_hand]
+        handed = [(courier.hand[place].mailbox, courier.hand[place].entry) for place in sorted(courier.hand)]
+        return handed + [(box, entry) for box, entry in places if f"{box}|{entry}" not in in_hand]
 
     def post(self, shard: int, mailbox: str, entry: str) -> None:
+        courier = self.couriers[shard]
+        for place in (entry, f"{mailbox}|{entry}"):
+            if place in courier.hand:
+                courier.in_flight[place] = courier.hand.pop(place)
+                return
         [(_, fields)] = self.raw.xrange(mailbox, entry, entry)
         self.couriers[shard].in_flight[f"{mailbox}|{entry}"] = Held(mailbox, entry, fields[b"m"])
 
+    def tell(self, shard: int, place: str, crash: Crash) -> None:
+        """Tell the record of what was handed over directly; it is put into its mailbox first."""
+        self.run(self._tell(shard, place, crash))
+
+    async def _tell(self, shard: int, place: str, crash: Crash) -> None:
+        courier, keys = self.couriers[shard], self.keys[shard]
+        where = courier.hand if place in courier.hand else courier.in_flight
+        held = where.pop(place)
+        courier.wire.crash = crash
+        if not await courier.shelve(held):
+            await self._take("deliver", shard)
+            return
+        where[held.place] = held
+        settlement = Settlement(events=[encode(_told_event(held, self._clock.now_ms()))])
+        await self._settle(courier, keys, settlement)
+
+    def give_back(self, shard: int, place: str, crash: Crash) -> None:
+        """Put what was handed over directly into its mailbox, and forget it."""
+        self.run(self._give_back(shard, place, crash))
+
+    async def _give_back(self, shard: int, place: str, crash: Crash) -> None:
+        courier = self.couriers[shard]
+        courier.wire.crash = crash
+        if not await courier.give_back(courier.hand.pop(place)):
+            await self._take("deliver", shard)
+
     def answer(
-        self, shard: int, place: str, verdict: Verdict, agents: dict[str, Agent], crash: Crash
+        self,
+        shard: int,
+        place: str,
+        verdict: Verdict,
+        agents: dict[str, Agent],
+        crash: Crash,
+        calls_before: int = 0,
     ) -> None:
         """Settle what an attempt came to."""
-        self.run(self._answer(shard, place, verdict, agents, crash))
+        self.run(self._answer(shard, place, verdict, agents, crash, calls_before))
 
     async def _answer(
-        self, shard: int, place: str, verdict: Verdict, agents: dict[str, Agent], crash: Crash
+        self,
+        shard: int,
+        place: str,
+        verdict: Verdict,
+        agents: dict[str, Agent],
+        crash: Crash,
+        calls_before: int,
     ) -> None:
         courier, keys, now_ms = self.couriers[shard], self.keys[shard], self._clock.now_ms()
         held = courier.in_flight.pop(place)
@@ -282,21 +339,32 @@ class Stage:
             now_ms=now_ms,
             chance=self.chance,
         )
+        courier.wire.crash = crash
+        if held.is_direct and decision.deliver_again_ms is not None:
+            courier.wire.calls_before = calls_before
+            if not await courier.shelve(held):
+                await self._take("deliver", shard)
+                return
         settlement = Settlement(over=[held.due_member] if held.due_member else [])
         settlement.events.append(
             encode(_event_of(held, envelope, verdict, decision.reason, decision.deliver_again_ms, now_ms))
         )
-        if decision.deliver_again_ms is None:
+        if held.is_direct:
+            settlement.direct.append(held.entry)
+        elif decision.deliver_again_ms is None:
             settlement.finished[held.mailbox] = [held.entry]
             if envelope.expires_at is not None:
-                settlement.forget.append(place)
+                settlement.forget.append(held.place)
         else:
-            settlement.retries[f"{place}|{number}"] = 1  # when it is due is the model's to say: at once
-        courier.wire.crash = crash
+            settlement.retries[f"{held.place}|{number}"] = 1  # when it is due is the model's to say: at once
+        await self._settle(courier, keys, settlement)
+        courier.wire.crash, courier.wire.calls_before = Crash.NONE, 0
+
+    async def _settle(self, courier: Courier, keys: Keys, settlement: Settlement) -> None:
         answered: asyncio.Future[Any] = self._loop.create_future()
         call_settle(courier.wire, keys, settlement, owner=courier.lease, on_reply=answered.set_result)
         if isinstance(await answered, BrokerError):
-            await self._take("deliver", shard)
+            await self._take("deliver", keys.shard)
 
     def take_due(self, shard: int) -> None:
         self.run(self._take_due(shard))
@@ -421,9 +489,10 @@ class Stage:
             for what in ("due", "later", "expiry", "active"):
                 pipe.zcard(getattr(keys, what))
             pipe.hlen(keys.parked)
+            pipe.hlen(keys.direct)
             for stream in (keys.ledger, *keys.ingress.values()):
                 pipe.xlen(stream)
-        names = ("due", "later", "expiry", "active", "parked", "ledger", *("ingress",) * len(LANES))
+        names = ("due", "later", "expiry", "active", "parked", "handed", "ledger", *("ingress",) * len(LANES))
         found: dict[str, list[int]] = {name: [] for name in names}
         for place, count in enumerate(pipe.execute()):
             shard, name = place // len(names), names[place % len(names)]
@@ -461,7 +530,7 @@ def _event_of(
         status=status,
         reason=None if reason is None else reason.value,
         next_attempt_ms=again_ms,
-        mailbox_entry=held.entry,
+        mailbox_entry=None if held.is_direct else held.entry,
         round=number,
         attempt=Attempt(
             number=held.attempts + 1,
@@ -469,6 +538,20 @@ def _event_of(
             attempted_ms=now_ms,
             round=number,
         ),
+    )
+
+
+def _told_event(held: Held, now_ms: int) -> Event:
+    envelope = decode_stored_envelope(held.body)
+    return Event(
+        kind=EventKind.ROUTED,
+        id=envelope.id,
+        at_ms=now_ms,
+        message=Raw(held.body),
+        to=mailbox_owner(held.mailbox)[0],
+        status=Status.PENDING,
+        mailbox_entry=held.entry,
+        round=envelope.round if isinstance(envelope.round, int) else 0,
     )
 
 

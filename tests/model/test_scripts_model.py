@@ -1,10 +1,10 @@
 """The scripts and what calls them, on a real Redis: whatever happens in whatever order, whoever dies.
 
 After every step: each message is in exactly one place (an ingress, where it may lie as often as it was
-published; parked; scheduled; a mailbox; or ended, in the ledger), it has ended once at most, its recorded
-attempts run 1, 2, 3 ... up to its limit, it was never sent to two agents, what lies in the mailbox of an
-endpoint is on the active set, and what may expire is on the set of what expires. At the end everything is
-worked off, and nothing of any message is left in Redis.
+published; parked; scheduled; a mailbox; handed over directly, to a delivery owner that knows of it; or ended,
+in the ledger), it has ended once at most, its recorded attempts run 1, 2, 3 ... up to its limit, it was never
+sent to two agents, what lies in the mailbox of an endpoint is on the active set, and what may expire is on
+the set of what expires. At the end everything is worked off, and nothing of any message is left in Redis.
 """
 
 import os
@@ -32,6 +32,7 @@ from broker.core.replay import next_round
 from broker.core.retry import Verdict, attempts_max
 from broker.streams.acknowledgement import Acknowledged
 from broker.streams.keys import mailbox_owner
+from model.courier import Hands
 from model.former import stale_calls
 from model.reference import Name, Places, Told, look, name_of
 from model.stage import SHARDS, TRADES, Stage, shard_number
@@ -53,6 +54,7 @@ pick = st.integers(0, 11)
 """Which of those there are."""
 shards = st.integers(0, SHARDS - 1)
 crashes = st.sampled_from([Crash.NONE, Crash.NONE, Crash.NONE, Crash.BEFORE, Crash.AFTER])
+hands = st.sampled_from([Hands.DIRECT, Hands.DIRECT, Hands.MAILBOX, Hands.APART])
 verdicts = st.sampled_from(
     [Verdict.DELIVERED, Verdict.RETRY, Verdict.RETRY, Verdict.REJECTED_RETRY, Verdict.GONE]
 )
@@ -185,11 +187,20 @@ class Broker(RuleBasedStateMachine):
     # --- routing --------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.todo["ingress"])
-    @rule(which=pick, room=st.integers(1, 8), crash=crashes, chance=st.sampled_from([0.0, 0.4, 0.9]))
-    def route(self, which: int, room: int, crash: Crash, chance: float) -> None:
+    @rule(
+        which=pick,
+        room=st.integers(1, 8),
+        crash=crashes,
+        chance=st.sampled_from([0.0, 0.4, 0.9]),
+        hands=hands,
+        overtaken=st.sampled_from([False, False, False, True]),
+    )
+    def route(
+        self, which: int, room: int, crash: Crash, chance: float, hands: Hands, overtaken: bool
+    ) -> None:
         self.stage.chance = chance
         shard = self.one_of("ingress", which)
-        lanes = self.stage.route(shard, room, crash)
+        lanes = self.stage.route(shard, room, crash, hands, overtaken=overtaken)
         total = sum(taken for _, taken in lanes)
         for lane, (waited, taken) in zip(LANES, lanes, strict=False):
             others = sum(weight for other, weight in WEIGHTS.items() if other is not lane)
@@ -215,7 +226,7 @@ class Broker(RuleBasedStateMachine):
 
     # --- delivery -------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.todo["active"])
+    @precondition(lambda self: self.todo["active"] or self.todo["handed"])
     @rule(which=pick)
     def post(self, which: int) -> None:
         postable = [(shard, *place) for shard in range(SHARDS) for place in self.stage.postable(shard)]
@@ -223,14 +234,35 @@ class Broker(RuleBasedStateMachine):
             self.stage.post(*postable[which % len(postable)])
 
     @precondition(lambda self: any(courier.in_flight for courier in self.stage.couriers))
-    @rule(which=pick, verdict=verdicts, crash=crashes)
-    def answer(self, which: int, verdict: Verdict, crash: Crash) -> None:
+    @rule(which=pick, verdict=verdicts, crash=crashes, calls_before=st.integers(0, 1))
+    def answer(self, which: int, verdict: Verdict, crash: Crash, calls_before: int) -> None:
         in_flight = [
             (shard, place)
             for shard, courier in enumerate(self.stage.couriers)
             for place in sorted(courier.in_flight)
         ]
-        self.stage.answer(*in_flight[which % len(in_flight)], verdict, self.agents, crash)
+        self.stage.answer(*in_flight[which % len(in_flight)], verdict, self.agents, crash, calls_before)
+
+    @precondition(lambda self: self.todo["handed"])
+    @rule(which=pick, crash=crashes)
+    def tell(self, which: int, crash: Crash) -> None:
+        """Tell the record of what was handed over directly and takes its time, posted or not."""
+        shard = self.one_of("handed", which)
+        courier = self.stage.couriers[shard]
+        untold = [place for place in sorted({*courier.hand, *courier.in_flight}) if place in courier.direct]
+        self.stage.tell(shard, untold[which % len(untold)], crash)
+
+    @precondition(lambda self: any(courier.hand for courier in self.stage.couriers))
+    @rule(which=pick, crash=crashes)
+    def give_back(self, which: int, crash: Crash) -> None:
+        unposted = [
+            (shard, place)
+            for shard, courier in enumerate(self.stage.couriers)
+            for place in sorted(courier.hand)
+            if place in courier.direct
+        ]
+        if unposted:
+            self.stage.give_back(*unposted[which % len(unposted)], crash)
 
     @precondition(lambda self: self.todo["due"])
     @rule(which=pick)
@@ -273,14 +305,14 @@ class Broker(RuleBasedStateMachine):
             if is_terminal(status):
                 assert (row.round, row.status) == (of_round, status), "left its end"
 
-    @rule(trade=st.sampled_from(TRADES), shard=shards)
-    def take_over(self, trade: str, shard: int) -> None:
+    @rule(trade=st.sampled_from(TRADES), shard=shards, crash=crashes, calls_before=st.integers(0, 2))
+    def take_over(self, trade: str, shard: int, crash: Crash, calls_before: int) -> None:
         """Another takes the trade, and the former owner wakes up and does what it was about to do."""
         stage = self.stage
-        former = stage.tokens[trade, shard][-1]
-        stage.take_over(trade, shard)
+        former, life = stage.tokens[trade, shard][-1], stage.couriers[shard].life
+        stage.take_over(trade, shard, crash, calls_before)
         before = stage.everything()
-        for script, keys, arguments in stale_calls(stage.raw, stage.keys[shard], trade, former):
+        for script, keys, arguments in stale_calls(stage.raw, stage.keys[shard], trade, former, life):
             note(f"fenced: {script.name}")
             with pytest.raises(Fenced):
                 stage.run(stage.evaluate(script, keys, arguments))
@@ -319,6 +351,8 @@ class Broker(RuleBasedStateMachine):
         active, expiring = self.stage.marked()
         assert self.pushed(places.boxes) <= active, "nobody would ever look there"
         assert places.expiring <= expiring, "would never expire"
+        in_hand = set[str]().union(*(courier.direct for courier in self.stage.couriers))
+        assert places.fields <= in_hand, "handed over to nobody"
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -333,12 +367,11 @@ class Broker(RuleBasedStateMachine):
                 stage.unpark(shard)
                 while stage.route(shard, 8, Crash.NONE):
                     pass
+                if not shard:  # of the other, what was handed over directly goes to the next owner
+                    self._post_all(shard)
                 stage.take_over("deliver", shard)
                 stage.take_due(shard)
-                for mailbox, entry in stage.postable(shard):
-                    stage.post(shard, mailbox, entry)
-                for place in sorted(stage.couriers[shard].in_flight):
-                    stage.answer(shard, place, Verdict.DELIVERED, self.agents, Crash.NONE)
+                self._post_all(shard)
                 stage.expire(shard)
                 stage.vacate(shard)
             for agent_id, one in self.pulled():
@@ -351,9 +384,26 @@ class Broker(RuleBasedStateMachine):
         assert not look(stage.raw, stage.keys).of_any, "left behind"
         # Of an ingress, and of the mailbox of a puller whose messages expired, the empty stream stays; what
         # was withdrawn goes by itself, in its time.
-        kept = ("owner", "fence", "seen", "doorbell", "ledger", "ingress", "inbox", "withdrawals")
+        kept = (
+            "owner",
+            "fence",
+            "direct_to",
+            "seen",
+            "doorbell",
+            "ledger",
+            "ingress",
+            "inbox",
+            "withdrawals",
+        )
         left = {key for key in stage.raw.keys("ab:{*") if key.decode().split(":")[2] not in kept}
         assert not left, left
+
+    def _post_all(self, shard: int) -> None:
+        stage = self.stage
+        for mailbox, entry in stage.postable(shard):
+            stage.post(shard, mailbox, entry)
+        for place in sorted(stage.couriers[shard].in_flight):
+            stage.answer(shard, place, Verdict.DELIVERED, self.agents, Crash.NONE)
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -443,7 +493,7 @@ def test_what_is_chosen_for_another_shard_goes_there_once_whenever_the_router_di
         if shard_number(agent) == shard:
             broker.agent_comes_or_leaves(number, AgentStatus.PAUSED)
     router = broker.stage.routers[shard]
-    broker.route(broker.todo["ingress"].index(shard), 8, crash, 0.0)
+    broker.route(broker.todo["ingress"].index(shard), 8, crash, 0.0, Hands.APART, False)
     assert (broker.stage.routers[shard] is router) == (crash is Crash.NONE)
     if crash is not Crash.NONE:
         assert bool(broker.stage.routers[shard]._chosen) == (crash is Crash.AFTER)

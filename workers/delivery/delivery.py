@@ -316,7 +316,7 @@ class Delivery:
         paused, disabled or gone nothing more."""
         endpoint = self.room.endpoints.get(agent_id)
         if endpoint is not None and (agent is None or not agent.is_pushed_to):
-            self.dispatch.give_back(endpoint, served=agent is not None and agent.endpoint is not None)
+            self.dispatch.give_back(endpoint)
             now_ms = self._clock.now_ms()
             self.collector.give_back(self.room.abandon(endpoint), self._owner(), due_ms=now_ms)
         if agent is None:

@@ -347,6 +347,9 @@ class Dispatch:
         item.announced = True
 
     def _retry(self, item: Item, event: Event, due_ms: int) -> None:
+        if event.message is not UNSET:
+            # The record hears of it for the first time: where it waits, so that it can be taken back there.
+            event.mailbox_entry = item.entry
         member = f"{item.place}|{item.attempts + 1}"
         self._room.wait(item.mailbox, item.place)
         self._settler.retry(item, event, due_ms=due_ms, member=member)
@@ -359,12 +362,11 @@ class Dispatch:
         else:
             go()
 
-    def give_back(self, endpoint: Endpoint, *, served: bool = True) -> None:
-        """Put into its mailboxes what an endpoint was handed directly and has not been posted. `served`:
-        whether it is still there."""
+    def give_back(self, endpoint: Endpoint) -> None:
+        """Put into its mailboxes what an endpoint was handed directly and has not been posted."""
         direct = self._room.withdraw_direct(endpoint)
         if direct:
-            self._shelver.give_back(direct, served=served)
+            self._shelver.give_back(direct)
 
     def _note_quiet(self) -> None:
         if not self.in_flight and not self._replying:

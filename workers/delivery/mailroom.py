@@ -101,6 +101,12 @@ class Mailroom:
         agent = self._find_agent(mailbox_owner(key)[0])
         return agent is not None and agent.is_pushed_to
 
+    def is_served(self, key: str) -> bool:
+        """Tell whether the mailbox of this key belongs on the active set: its agent has an endpoint, be it
+        that nothing is pushed there at the moment."""
+        agent = self._find_agent(mailbox_owner(key)[0])
+        return agent is not None and agent.endpoint is not None
+
     def is_spoken_for(self, place: str) -> bool:
         """Tell whether an entry that was read is somebody's already: it waits for a retry, is retried, or is
         being expired."""
@@ -234,10 +240,13 @@ class Mailroom:
         for mailbox in tuple(endpoint.mailboxes.values()):
             for item in mailbox.queue:
                 self.retrying.discard(item.place)
-                item.shelved = False
                 if item.due_taken:
                     retries.append(item.due_member)
                     self.wait(None, item.place)
+                elif item.shelving is not None:
+                    # It is given back while it is on its way.
+                    item.shelved = False
+                    mailbox.coming += 1
             self.queued -= len(mailbox.queue)
             endpoint.queued -= len(mailbox.queue)
             mailbox.queue.clear()

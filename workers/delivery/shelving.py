@@ -17,7 +17,7 @@ from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
 from schema.message import lane_of
-from workers.delivery.items import Item
+from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
 
 BATCH_MAX: Final = 128
@@ -65,16 +65,14 @@ class Shelver:
             item.direct, item.shelving, item.shelved = False, [], True
         item.shelving.append(then)
 
-    def give_back(
-        self, items: Sequence[Item], *, served: bool = True, then: Callable[[Item], None] | None = None
-    ) -> None:
+    def give_back(self, items: Sequence[Item], *, then: Callable[[Item], None] | None = None) -> None:
         """Put items into their mailboxes that are held in memory no more; from there they are read back.
-        `served`: whether their agent has an endpoint still. `then` comes with each that is there."""
+        `then` comes with each that is there."""
         for item in items:
             item.direct, item.shelving = False, [] if then is None else [partial(then, item)]
             item.mailbox.coming += 1  # It stays open until they are there, and is behind from then on.
         for start in range(0, len(items), BATCH_MAX):
-            self._send(items[start : start + BATCH_MAX], self._given_back, served=served)
+            self._send(items[start : start + BATCH_MAX])
 
     async def drain(self) -> None:
         """Wait until everything has its place."""
@@ -107,7 +105,7 @@ class Shelver:
             mailbox = None if message is None else self._mailbox_of(name, message)
             if mailbox is not None:
                 script_keys.append(mailbox)
-                arguments += (name, message, int(self._room.is_pushed_to(mailbox)))
+                arguments += (name, message, int(self._room.is_served(mailbox)))
         await self._connection.evaluate(SHELVE, script_keys, *arguments)
         _SHELVED.inc(len(script_keys) - 3)
 
@@ -127,23 +125,24 @@ class Shelver:
     def _flush(self) -> None:
         while self._coming:
             items, self._coming = self._coming[:BATCH_MAX], self._coming[BATCH_MAX:]
-            self._send(items, self._kept)
+            self._send(items)
 
-    def _send(self, items: Sequence[Item], then: Callable[[Item], None], *, served: bool = True) -> None:
+    def _send(self, items: Sequence[Item]) -> None:
         keys, now_ms = self._keys, self._now_ms()
         script_keys: list[Argument] = [keys.owner("deliver"), keys.direct, keys.active]
         arguments: list[Argument] = [self._owner(), now_ms]
         for item in items:
             mailbox = item.mailbox
-            active = served and not mailbox.closed
+            # Also when its books are closed: for whoever owns it when its agent, now paused, is active again.
+            active = self._room.is_served(mailbox.key)
             script_keys.append(mailbox.key)
             arguments += (item.entry, item.body, int(active))
             mailbox.is_used = True
             mailbox.active = mailbox.active or active
         self._calls += 1
-        self._connection.run(SHELVE, script_keys, arguments, partial(self._shelved, items, then))
+        self._connection.run(SHELVE, script_keys, arguments, partial(self._shelved, items))
 
-    def _shelved(self, items: Sequence[Item], then: Callable[[Item], None], reply: Reply) -> None:
+    def _shelved(self, items: Sequence[Item], reply: Reply) -> None:
         self._calls -= 1
         self._quiet.set()
         if isinstance(reply, BrokerError):
@@ -152,20 +151,21 @@ class Shelver:
         _SHELVED.inc(len(items))
         for item, entry in zip(items, reply, strict=True):
             item.entry = entry.decode()
-            then(item)
+            if item.shelved:
+                self._room.retrying.add(item.place)
+            else:
+                self._given_back(item.mailbox)
             waiting, item.shelving = item.shelving, None
             for go in waiting or ():
                 go()
         self._on_room()
 
-    def _kept(self, item: Item) -> None:
-        if item.shelved:  # Or its endpoint was taken away meanwhile, and it is not in memory any more.
-            self._room.retrying.add(item.place)
-
-    def _given_back(self, item: Item) -> None:
-        if not item.mailbox.closed:
-            self._room.fall_behind(item.mailbox)
-        self._room.came(item.mailbox)
+    def _given_back(self, mailbox: Mailbox) -> None:
+        # Not always the same: its books may have been closed, and opened anew, meanwhile.
+        served = self._room.mailbox_at(mailbox.key)
+        if served is not None:
+            self._room.fall_behind(served)
+        self._room.came(mailbox)
 
 
 def _number(name: bytes) -> int:
