@@ -379,6 +379,8 @@ class Stage:
             if found and f"{mailbox}|{entry}" not in courier.expiring:
                 held = Held(mailbox, entry, found[0][1][b"m"], int(attempts), member.decode())
                 courier.in_flight[f"{mailbox}|{entry}"] = held
+            elif found:
+                await courier.wire.evaluate(PUT_BACK, names, courier.lease, 0, member)
             else:
                 self.raw.zrem(keys.due, member)
 

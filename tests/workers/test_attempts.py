@@ -1,6 +1,7 @@
 """Attempts: counted, bounded, spaced by the breaker, and taken over with their count."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -344,3 +345,28 @@ async def test_retries_survive_an_endpoint_that_is_taken_away_and_given_back(any
         # Redis has settled them; the owner hears of it with the reply, a moment later.
         await until(lambda: not delivery.room.retrying)
         await world.until_clean()
+
+
+async def test_a_retry_that_is_due_while_it_is_being_expired_keeps_its_count_until_it_has(streams_url):
+    """Whoever owns the shard next, should this one die in between, must not begin to count anew."""
+    async with World(streams_url, scale=1) as world:
+        receiver = await world.receiver()
+        agent = world.agent(receiver)
+        receiver.script = lambda _: 500
+        site = await world.site()
+        [sent] = await world.send(message(agent, expires_at=datetime.now(UTC) + timedelta(hours=1)))
+        due = world.keys[0].due
+        await until(lambda: world.raw.zcard(due) == 1)
+        delivery = site.shards[0].delivery
+        [member] = world.raw.zrange(due, 0, -1)
+        place = member.decode().rpartition("|")[0]
+        delivery.room.expiring.add(place)
+        world.raw.zadd(due, {member: 1})
+        owner, now_ms = site.leases[1].value, int(datetime.now(UTC).timestamp() * 1000)
+        assert await delivery.collector.take_due(owner, now_ms=now_ms) == ([], [])
+        assert world.raw.zrange(due, 0, -1) == [member]
+        delivery.room.expiring.discard(place)
+        delivery.collector.due_by(0)
+        await until(lambda: len(receiver.got) >= 2)
+        assert receiver.got[1].attempt == 2
+        assert receiver.ids == [sent, sent]

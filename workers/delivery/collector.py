@@ -27,6 +27,8 @@ UNDER_WAY: Final = 9_000_000_000_000_000
 """Score of a retry that has been taken: far beyond any time, below 2**53 so that it is exact."""
 HOMELESS_MS: Final = 60_000
 """How long a due retry is put off whose agent has no endpoint at the moment."""
+EXPIRING_MS: Final = 50
+"""When a due retry is looked at again that is being expired: that takes a millisecond."""
 READS_MAX: Final = 4 * COLLECT_MAILBOXES_MAX
 """Reads under way at once. After a takeover very many mailboxes are behind; all of them asked about together
 would hold up what is routed meanwhile, and bring more than memory is meant to hold."""
@@ -120,10 +122,13 @@ class Collector:
         replies = await self._connection.send_many(
             [("XRANGE", key, entry, entry) for key, entry, _ in wanted]
         )
-        items, freed, gone, homeless = [], [], [], []
+        items, freed, gone, homeless, expiring = [], [], [], [], []
         for member, (key, entry, attempts), entries in zip(members, wanted, replies, strict=True):
             mailbox = self._room.mailbox_at(key)
-            if not entries or f"{key}|{entry}" in self._room.expiring:
+            if entries and f"{key}|{entry}" in self._room.expiring:
+                # Not dropped before that is done: with an owner that dies in between its count would go too.
+                expiring.append(member)
+            elif not entries:
                 gone.append(member)
                 self._room.wake(f"{key}|{entry}")
                 if mailbox is not None:
@@ -140,6 +145,9 @@ class Collector:
             # Finished elsewhere meanwhile (cancelled, or its agent said so): nothing is owed any more.
             await self._connection.send("ZREM", self._keys.due, *gone)
         await self._put_back(homeless, owner, due_ms=now_ms + HOMELESS_MS)
+        if expiring:
+            await self._put_back(expiring, owner, due_ms=now_ms)
+            self.due_by(now_ms + EXPIRING_MS)
         return items, freed
 
     async def hasten(self, agents: set[str], owner: str) -> None:
