@@ -188,17 +188,16 @@ class Delivery:
 
     def takes_directly(self, mailbox: Mailbox) -> bool:
         """Tell whether a message routed to this mailbox now would be posted from memory."""
-        return (
-            self.is_ready
-            and not mailbox.behind
-            and not self.dispatch.stopping
-            and (not mailbox.queue or self.room.has_room(mailbox))
-        )
+        return self._is_level(mailbox) and (not mailbox.queue or self.room.has_room(mailbox))
+
+    def _is_level(self, mailbox: Mailbox) -> bool:
+        return self.is_ready and not mailbox.behind and not self.dispatch.stopping
 
     def name_for(self, mailbox: Mailbox, now_ms: int) -> str:
         """Return the name by which a message for this mailbox is handed over directly. Empty where it is to
         lie in the mailbox: its endpoint is in trouble, slow, paced, or keeps an order, or a message is sought
-        that kills its worker."""
+        that kills its worker; or there might be no room for it in memory, with all that comes before it, and
+        what is put into the mailbox only then would stand behind what has come meanwhile."""
         endpoint = mailbox.endpoint
         if (
             endpoint.breaker.state is not CLOSED
@@ -206,6 +205,7 @@ class Delivery:
             or endpoint.pace is not None
             or endpoint.agent.ordered
             or self.dispatch.trials is not None
+            or not self.room.has_room_for_what_comes(mailbox)
         ):
             return ""
         return f"{self._prefix}{next(self._numbers)}"
@@ -217,7 +217,7 @@ class Delivery:
         mailbox.coming -= 1
         item = item_of(mailbox, name, envelope, body, "", False, route, now_ms)
         item.direct = True
-        if not mailbox.closed and self.takes_directly(mailbox):
+        if not mailbox.closed and self._is_level(mailbox):
             self.dispatch.take(item, now_ms)
             return
         # Something has changed since it was routed.

@@ -117,6 +117,10 @@ class Mailroom:
         queue = mailbox.queue
         return not queue or len(queue) < self._share(mailbox)
 
+    def has_room_for_what_comes(self, mailbox: Mailbox) -> bool:
+        """Tell whether all that is being routed to this mailbox may be held in memory."""
+        return len(mailbox.queue) + mailbox.coming <= self._share(mailbox)
+
     def room_of(self, mailbox: Mailbox) -> int:
         """Return how many entries may be read of a mailbox now, at least one."""
         return max(1, self._share(mailbox) - len(mailbox.queue))
