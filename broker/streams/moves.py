@@ -22,8 +22,8 @@ class RouteBatch(Struct):
     """What one call moves, and what else changes with it. `add` and `hand_over` are a move each.
 
     `keys`: what makes a second publish a duplicate, empty for none, a value each a move. `targets`: the
-    streams of those that go into one; `messages`: number and message of each, flat. `handed`: name and
-    message of those handed over directly, flat, to `recipient`; `handed_numbers`: which moves they are. The
+    streams of those that go into one; `messages`: these; `message_numbers`: which moves they are. `handed`:
+    name and message of those handed over directly, flat, to `recipient`; `handed_numbers`: which moves. The
     rest is for those few moves that have it, by their numbers from 1 on: `waiters` (number, gateway),
     `expiries` (number, server ms), `later` (number, member, due in server ms, message), flat each. `events`
     are ledger events, `about` the moves they tell of.
@@ -35,7 +35,8 @@ class RouteBatch(Struct):
 
     keys: list[bytes] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
-    messages: list[Argument] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    message_numbers: list[int] = field(default_factory=list)
     handed: list[Argument] = field(default_factory=list)
     handed_numbers: list[int] = field(default_factory=list)
     recipient: str = ""
@@ -56,7 +57,8 @@ class RouteBatch(Struct):
         self.keys.append(key)
         if target:
             self.targets.append(target)
-            self.messages += (len(self.keys), message)
+            self.messages.append(message)
+            self.message_numbers.append(len(self.keys))
 
     def hand_over(self, key: bytes, name: str, message: bytes) -> None:
         """Add a message that the delivery owner in this process, `recipient`, gets directly, by a name that
@@ -119,6 +121,8 @@ def call_route(
     if handed < count:
         arguments += batch.handed_numbers
     arguments += batch.handed
+    if len(batch.targets) < count:
+        arguments += batch.message_numbers
     arguments += batch.messages
     arguments += about
     arguments += batch.waiters

@@ -17,8 +17,8 @@
 --      14 of parked signatures  15 of choices to forget  16-18 of ingress entries to delete per lane
 --      19 to whom messages are handed directly  20 number of messages that are  21 of messages that go into a stream
 --      then deduplication keys ('' for none), one per message; numbers of the messages handed over directly (left
---        out where all are); field and message of each of them; number and message of each that goes into a stream;
---        numbers of the messages the events are about, in the order of the events;
+--        out where all are); field and message of each of them; numbers of those that go into a stream (left out where
+--        all do); those messages; numbers of the messages the events are about, in the order of the events;
 --        number and gateway that waits; number and ms of each expiry;
 --        number, member (lane number and id), due ms and message of each scheduled one;
 --        signature and requirements of each parked one; message ids whose choice is forgotten;
@@ -57,7 +57,8 @@ elseif direct > 0 then
   end
   if #fresh > 0 then redis.call('HSET', KEYS[12], unpack(fresh)) end
 end
-local abouts_at = streams_at + 2 * streams
+local messages_at = streams_at + (streams < count and streams or 0)
+local abouts_at = messages_at + streams
 local about = tonumber(ARGV[9])
 local at = abouts_at + about
 local waiter = {}
@@ -66,17 +67,18 @@ for _ = 1, tonumber(ARGV[10]) do
   at = at + 2
 end
 local reply, stream, landed = {}, {}, false
-if streams > 0 or duplicates > 0 then
+local expiries = tonumber(ARGV[11])
+if duplicates > 0 or (streams > 0 and streams < count) then
   for i = 1, count do
     reply[i] = duplicate[i] and '=' or '-'
   end
 end
 for n = 1, streams do
-  local i = tonumber(ARGV[streams_at + 2 * n - 1])
-  local message = ARGV[streams_at + 2 * n]
+  local i = streams < count and tonumber(ARGV[streams_at + n]) or n
+  local message = ARGV[messages_at + n]
   if not duplicate[i] then
     landed = true
-    stream[i] = KEYS[16 + n]
+    if expiries > 0 then stream[i] = KEYS[16 + n] end
     if waiter[i] then
       reply[i] = redis.call('XADD', KEYS[16 + n], '*', 'm', message, 'w', waiter[i])
     else
@@ -85,7 +87,7 @@ for n = 1, streams do
   end
 end
 local expiry = {}
-for _ = 1, tonumber(ARGV[11]) do
+for _ = 1, expiries do
   local i = tonumber(ARGV[at + 1])
   if not duplicate[i] then
     expiry[#expiry + 1] = ARGV[at + 2]
