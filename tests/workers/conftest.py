@@ -2,9 +2,15 @@
 
 import pytest
 
-from workers.delivery import mailroom
+from workers.delivery import announcing, mailroom
 
 
 @pytest.fixture(autouse=True)
 def empty_mailboxes_go_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailroom, "VACATE_AFTER_MS", 500)
+
+
+@pytest.fixture
+def never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is told to the record before its end, however slow the machine is."""
+    monkeypatch.setattr(announcing, "ANNOUNCE_MS", 3_600_000)

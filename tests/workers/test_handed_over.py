@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from worker_rig import PATIENT, Site, World, message, until
+from worker_rig import PATIENT, World, message, until
 
 from broker.streams.keys import Keys
 from broker.streams.link import Link
@@ -19,23 +19,10 @@ DELIVERED = [(Status.DELIVERED, None)]
 
 
 @pytest.fixture
-def never_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is told to the record before its end, however slow the machine is."""
-    monkeypatch.setattr(announcing, "ANNOUNCE_MS", 3_600_000)
-
-
-@pytest.fixture
 def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is under way is told at the next tick, and so put into its mailbox while it is posted."""
     monkeypatch.setattr(announcing, "ANNOUNCE_MS", 0)
     monkeypatch.setattr(announcing, "SLOW_MS", 0)
-
-
-async def ready(world: World) -> Site:
-    """Start a worker; before it has taken over, nothing is handed over directly."""
-    site = await world.site()
-    await site.until_ready()
-    return site
 
 
 def handed(world: World) -> list[str]:
@@ -56,7 +43,7 @@ async def test_what_is_under_way_lies_in_no_mailbox(any_streams_url):
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=2)
-        await ready(world)
+        await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await receiver.until(lambda it: it.under_way == 2)
@@ -74,7 +61,7 @@ async def test_a_new_owner_has_all_of_it_in_its_order(any_streams_url):
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent, puller = world.agent(receiver, concurrency=1), world.agent(receiver)
-        first = await ready(world)
+        first = await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(20)))
         others = await world.send(*(message(puller) for _ in range(3)))
@@ -140,7 +127,7 @@ async def test_what_takes_long_is_told_with_its_place_and_can_be_taken_back_ther
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        await ready(world)
+        await world.ready_site()
         receiver.hold()
         posted, waiting = await world.send(message(agent), message(agent))
         await until(lambda: {posted, waiting} <= world.by_id().keys())
@@ -164,7 +151,7 @@ async def test_to_a_slow_endpoint_goes_nothing_more_directly(streams_url):
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent, quick = world.agent(receiver, concurrency=1), world.agent(await world.receiver())
-        await ready(world)
+        await world.ready_site()
         receiver.hold()
         first = await world.send(message(agent))
         await until(lambda: in_mailbox(world, agent.id) == first)
@@ -183,7 +170,7 @@ async def test_what_is_queued_is_there_to_be_pulled_when_the_endpoint_is_taken_a
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        await ready(world)
+        await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: handed(world) == ids)
@@ -203,7 +190,7 @@ async def test_behind_an_open_breaker_it_waits_in_its_mailbox(any_streams_url):
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=2)
         receiver.script = lambda got: 500
-        site = await ready(world)
+        site = await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(MAILBOX_QUEUED_MAX)))
         await until(lambda: len(handed(world)) == len(ids))
@@ -224,7 +211,7 @@ async def test_who_ends_in_good_order_leaves_nothing_there(any_streams_url):
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        site = await ready(world)
+        site = await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: handed(world) == ids)
@@ -265,7 +252,7 @@ async def test_what_was_told_while_it_was_queued_is_pushed_when_its_endpoint_is_
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        await ready(world)
+        await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await receiver.until(lambda it: it.under_way == 1)
@@ -284,7 +271,7 @@ async def test_workers_that_come_and_go_under_load_lose_nothing(any_streams_url)
         receiver = await world.receiver()
         agents = [world.agent(receiver) for _ in range(20)]
         ids: list[str] = []
-        site = await ready(world)
+        site = await world.ready_site()
         for turn in range(6):
             sending = [
                 asyncio.ensure_future(world.send(*(message(agent) for agent in agents for _ in range(3))))

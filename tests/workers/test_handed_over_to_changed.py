@@ -13,11 +13,6 @@ from workers.delivery import announcing
 DELIVERED = [(Status.DELIVERED, None)]
 
 
-@pytest.fixture
-def never_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcing, "ANNOUNCE_MS", 3_600_000)
-
-
 def in_mailbox(world, agent):
     return world.raw.xlen(world.keys[0].mailbox(agent.id, Lane.NORMAL))
 
@@ -27,8 +22,7 @@ async def test_what_was_told_and_not_posted_is_posted_when_its_agent_is_active_a
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        site = await world.site()
-        await site.until_ready()
+        site = await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: set(ids) <= world.by_id().keys())
@@ -50,8 +44,7 @@ async def test_what_is_put_into_its_mailbox_while_its_agent_is_paused_is_posted_
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        site = await world.site()
-        await site.until_ready()
+        site = await world.ready_site()
         receiver.hold()
         room, shelver = site.shards[0].delivery.room, site.shards[0].delivery.shelver
         sent, send = [], shelver._send
@@ -81,8 +74,7 @@ async def test_what_is_left_for_a_paused_agent_is_found_by_whoever_is_there_when
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        first = await world.site()
-        await first.until_ready()
+        first = await world.ready_site()
         receiver.hold()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: world.raw.hlen(world.keys[0].direct) == 10)
@@ -105,17 +97,15 @@ async def test_what_fails_while_its_agent_is_paused_is_found_by_the_next_owner(s
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        site = await world.site()
-        await site.until_ready()
+        await world.ready_site()
         receiver.hold()
         receiver.script = lambda got: 503
-        [posted] = await world.send(message(agent))
+        await world.send(message(agent))
         await receiver.until(lambda it: it.under_way == 1)
         world.put(replace(agent, status=AgentStatus.PAUSED))
         receiver.let_go()
         await until(lambda: in_mailbox(world, agent) == 1)
         assert world.raw.zscore(world.keys[0].active, world.keys[0].mailbox(agent.id, Lane.NORMAL))
-        assert posted
 
 
 async def test_what_is_taken_back_while_it_waits_is_not_remembered(streams_url):
@@ -123,8 +113,7 @@ async def test_what_is_taken_back_while_it_waits_is_not_remembered(streams_url):
         world.rules["deadlines"] = PATIENT
         receiver = await world.receiver()
         agent = world.agent(receiver, concurrency=1)
-        site = await world.site()
-        await site.until_ready()
+        site = await world.ready_site()
         receiver.hold()
         posted, waiting = await world.send(message(agent), message(agent))
         await until(lambda: {posted, waiting} <= world.by_id().keys())
@@ -147,8 +136,7 @@ async def test_the_record_knows_where_a_retry_waits_that_failed_before_it_was_to
         receiver = await world.receiver()
         agent = world.agent(receiver)
         receiver.script = lambda got: 503
-        site = await world.site()
-        await site.until_ready()
+        await world.ready_site()
         [tried] = await world.send(message(agent))
         await until(lambda: tried in world.by_id())
         [event] = world.by_id()[tried]

@@ -167,6 +167,12 @@ class World:
         await site.work()
         return site
 
+    async def ready_site(self) -> "Site":
+        """Start a worker and wait until it has taken over: before that, nothing is handed over directly."""
+        site = await self.site()
+        await site.until_ready()
+        return site
+
     async def send(self, *envelopes: Envelope, waiter: str | None = None) -> list[str]:
         await self.publisher.publish_many(envelopes, waiter=waiter)
         return [envelope.id for envelope in envelopes]
