@@ -9,6 +9,7 @@ from worker_rig import PATIENT, World, message, until
 from broker.streams.keys import Keys
 from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
+from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope, encode
 from schema.ledger import EventKind
 from schema.limits import MAILBOX_QUEUED_MAX
@@ -88,9 +89,11 @@ async def test_a_retry_waits_in_the_mailbox_and_every_attempt_is_told(any_stream
         receiver = await world.receiver()
         agent = world.agent(receiver)
         receiver.script = lambda got: 503 if got.attempt == 1 else 200
-        await world.site()
+        await world.ready_site()
+        before = metrics.SHELVED.child().value
         ids = await world.send(*(message(agent) for _ in range(5)))
         await world.until_ended(ids)
+        assert metrics.SHELVED.child().value == before + len(ids)
         for message_id in ids:
             attempts = [event.attempt.number for event in world.by_id()[message_id] if event.attempt]
             assert attempts == [1, 2]
@@ -109,7 +112,7 @@ async def test_answers_that_come_while_it_is_put_into_its_mailbox_end_it_once(an
             return 503 if got.attempt == 1 and got.id[-3] in "0123" else 200
 
         receiver.script = soon
-        await world.site()
+        await world.ready_site()
         ids: list[str] = []
         for _ in range(20):
             ids += await world.send(*(message(agent) for agent in agents for _ in range(4)))

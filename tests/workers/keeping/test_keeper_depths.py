@@ -39,10 +39,11 @@ async def test_every_queue_is_counted(any_connection: Connection) -> None:
     await deposit(connection, busy, Lane.HIGH, 5)
     await deposit(connection, busy, Lane.LOW, 2)
     await deposit(connection, calm, Lane.NORMAL, 1)
+    await connection.send("HSET", KEYS.direct, "life.1", "{}", "life.2", "{}")
 
     found = await DepthGauge(KEYS, Board()).measure(connection)
 
-    assert found.queues == {"ingress": 3, "mailbox": 8, "due": 2, "later": 1, "parked": 5, "ledger": 4}
+    assert found.queues == {"ingress": 3, "mailbox": 8 + 2, "due": 2, "later": 1, "parked": 5, "ledger": 4}
     assert found.agents == {busy: 7, calm: 1}
 
 
