@@ -137,7 +137,7 @@ class Mover:
             if not placement.told and _is_plain(placement, envelope):
                 placement.handed = name = delivery.name_for(mailbox, now_ms)
                 if name:
-                    batch.recipient = delivery.life
+                    batch.recipient = delivery.shelver.life
                     batch.hand_over(placement.key, name, body)
                     return
             mailbox.is_used = True

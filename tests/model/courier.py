@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count
 from typing import NoReturn
 
 from broker.core.breaker import Breaker
@@ -62,7 +61,6 @@ class Courier:
     ) -> None:
         self.wire = wire
         self.lease = lease
-        self.life = f"life-{lease}"
         self.hands = Hands.APART
         self.hand: dict[str, Held] = {}
         """What was handed over directly and is not posted, by place."""
@@ -71,16 +69,15 @@ class Courier:
         self.expiring: dict[str, str] = {}
         """Events of what was looked at and is about to expire, by place: nobody else here touches that."""
         self._directory = directory
-        self._numbers = count(1)
         self._error: BrokerError | None = None
         room = Mailroom(keys, find_agent=directory.get, make_breaker=Breaker, now_ms=now_ms)
         self._room = room
         self.shelver = Shelver(
             *(wire, keys, room),
-            life=self.life,
             owner=lambda: lease,
             now_ms=now_ms,
             set_aside=_never,
+            unserved=lambda key: None,
             on_room=lambda: None,
             on_error=self._fail,
         )
@@ -107,7 +104,7 @@ class Courier:
         return True
 
     def name_for(self, mailbox: Mailbox, now_ms: int) -> str:
-        return f"{self.life}.{next(self._numbers)}" if self.hands is Hands.DIRECT else ""
+        return self.shelver.new_name() if self.hands is Hands.DIRECT else ""
 
     def receive(
         self, mailbox: Mailbox, name: str, envelope: Envelope, body: bytes, now_ms: int, route: bytes | None

@@ -327,7 +327,7 @@ class Broker(RuleBasedStateMachine):
     def take_over(self, trade: str, shard: int, crash: Crash, calls_before: int) -> None:
         """Another takes the trade, and the former owner wakes up and does what it was about to do."""
         stage = self.stage
-        former, life = stage.tokens[trade, shard][-1], stage.couriers[shard].life
+        former, life = stage.tokens[trade, shard][-1], stage.couriers[shard].shelver.life
         stage.take_over(trade, shard, crash, calls_before)
         before = stage.everything()
         for script, keys, arguments in stale_calls(stage.raw, stage.keys[shard], trade, former, life):

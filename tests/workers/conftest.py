@@ -2,12 +2,17 @@
 
 import pytest
 
-from workers.delivery import announcing, mailroom
+from workers.delivery import announcing, left_to_pull, mailroom
 
 
 @pytest.fixture(autouse=True)
 def empty_mailboxes_go_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailroom, "VACATE_AFTER_MS", 500)
+
+
+@pytest.fixture(autouse=True)
+def agents_that_pull_are_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left_to_pull, "TOLD_MS", 500)
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ async def test_retries_survive_an_endpoint_that_is_taken_away_and_given_back(any
         await until(lambda: world.raw.zcard(world.keys[0].due) == 20)
         delivery = site.shards[0].delivery
         assert delivery is not None
-        await until(lambda: len(delivery.room.retrying) >= 10)
+        await until(lambda: len(delivery.room.out_of_turn) >= 10)
         world.put(msgspec.structs.replace(agent, endpoint=None))
         receiver.script = None
         tried = receiver.times
@@ -343,7 +343,7 @@ async def test_retries_survive_an_endpoint_that_is_taken_away_and_given_back(any
         assert all(last[one] >= tried[one] for one in ids)
         assert all(ends == [(Status.DELIVERED, None)] for ends in world.ends().values())
         # Redis has settled them; the owner hears of it with the reply, a moment later.
-        await until(lambda: not delivery.room.retrying)
+        await until(lambda: not delivery.room.out_of_turn)
         await world.until_clean()
 
 

@@ -180,9 +180,9 @@ async def test_what_is_queued_is_there_to_be_pulled_when_the_endpoint_is_taken_a
         await receiver.until(lambda it: it.under_way == 1)
         world.put(replace(agent, endpoint=None))
         await until(lambda: in_mailbox(world, agent.id) == ids[1:])
-        assert not world.raw.exists(world.keys[0].active)
         receiver.let_go()
         await world.until_ended(ids[:1])
+        await until(lambda: not world.raw.exists(world.keys[0].active))
         assert handed(world) == []
         assert in_mailbox(world, agent.id) == ids[1:]
 

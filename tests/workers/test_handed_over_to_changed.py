@@ -32,7 +32,7 @@ async def test_what_was_told_and_not_posted_is_posted_when_its_agent_is_active_a
         world.put(agent)
         await world.until_ended(ids)
         assert world.ends() == dict.fromkeys(ids, DELIVERED)
-        assert site.shards[0].delivery.room.retrying == set()
+        assert site.shards[0].delivery.room.out_of_turn == set()
         await world.until_clean()
 
 
@@ -63,7 +63,7 @@ async def test_what_is_put_into_its_mailbox_while_its_agent_is_paused_is_posted_
         world.put(agent)
         await world.until_ended(ids)
         assert world.ends() == dict.fromkeys(ids, DELIVERED)
-        assert room.retrying == set()
+        assert room.out_of_turn == set()
         assert room.queued == 0
         await world.until_clean()
 
@@ -126,7 +126,7 @@ async def test_what_is_taken_back_while_it_waits_is_not_remembered(streams_url):
         receiver.let_go()
         await world.until_ended([posted, *last])
         room = site.shards[0].delivery.room
-        await until(lambda: not room.retrying)
+        await until(lambda: not room.out_of_turn)
 
 
 @pytest.mark.usefixtures("never_told")
@@ -142,3 +142,26 @@ async def test_the_record_knows_where_a_retry_waits_that_failed_before_it_was_to
         [event] = world.by_id()[tried]
         [(entry, _)] = world.raw.xrange(world.keys[0].mailbox(agent.id, Lane.NORMAL))
         assert event.mailbox_entry == entry.decode()
+
+
+@pytest.mark.usefixtures("never_told")
+async def test_an_agent_that_wants_order_from_now_on_gets_it_also_after_its_owner_died(streams_url):
+    async with World(streams_url) as world:
+        world.rules["deadlines"] = PATIENT
+        receiver = await world.receiver()
+        agent = world.agent(receiver, concurrency=1)
+        site = await world.ready_site()
+        receiver.hold()
+        ids = await world.send(*(message(agent) for _ in range(10)))
+        await receiver.until(lambda it: it.under_way == 1)
+        await until(lambda: world.raw.hlen(world.keys[0].direct) == 10)
+        world.put(replace(agent, ordered=True))
+        await until(lambda: in_mailbox(world, agent) == 9)
+        ids += await world.send(*(message(agent) for _ in range(10)))
+        await until(lambda: in_mailbox(world, agent) == 19)
+        await site.kill()
+        receiver.let_go()
+        await world.site()
+        await world.until_ended(ids)
+        assert list(dict.fromkeys(receiver.ids)) == ids
+        await world.until_clean()

@@ -36,7 +36,8 @@ _PAGE: Final = 1_000
 
 
 class Collector:
-    """Reads mailboxes and the due set of one shard into its mailroom."""
+    """Reads mailboxes and the due set of one shard into its mailroom. `unserved` hears of active mailboxes
+    that are not pushed from."""
 
     def __init__(
         self,
@@ -46,12 +47,14 @@ class Collector:
         *,
         hold: Callable[[Item, int], None],
         set_aside: Callable[[Item, str, int], None],
+        unserved: Callable[[str], None],
         now_ms: Callable[[], int],
         on_error: Callable[[BrokerError], None],
     ) -> None:
         self._connection = connection
         self._hold = hold
         self._set_aside = set_aside
+        self._unserved = unserved
         self._now_ms = now_ms
         self._on_error = on_error
         self._keys = keys
@@ -74,7 +77,8 @@ class Collector:
         """Look at every active mailbox anew: the active set is the truth about who needs service."""
         async for mailboxes in self._members(self._keys.active):
             for key in mailboxes:
-                self.ring(key)
+                if self.ring(key) is None:
+                    self._unserved(key)
 
     def ring(self, key: str) -> Mailbox | None:
         """Note that a mailbox may hold entries that are not in memory; None: its agent has no endpoint."""
@@ -137,7 +141,7 @@ class Collector:
                 homeless.append(member)
             else:
                 self._room.wake(f"{key}|{entry}")
-                self._room.retrying.add(f"{key}|{entry}")
+                self._room.out_of_turn.add(f"{key}|{entry}")
                 item = self._read(mailbox, entries[0], now_ms, attempts=int(attempts))
                 if item is not None:
                     items.append(item)

@@ -13,7 +13,6 @@ throws this object away: nothing here survives a doubt about what Redis holds.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from typing import Final
 
 from broker.core.breaker import CLOSED, Breaker
@@ -24,7 +23,6 @@ from broker.streams.ownership import Lease
 from broker.transport.client import PushClient
 from schema.agent import Agent
 from schema.errors import BrokerError, StreamsFull
-from schema.ids import new_id
 from schema.message import Envelope, Lane
 from workers.delivery.announcing import Announcer
 from workers.delivery.collector import Collector
@@ -32,6 +30,7 @@ from workers.delivery.dispatch import DeliveryRules, Dispatch
 from workers.delivery.endpoint import Endpoint
 from workers.delivery.health import Health
 from workers.delivery.items import Item, Mailbox, item_of
+from workers.delivery.left_to_pull import LeftToPull
 from workers.delivery.mailroom import Mailroom, is_fresh
 from workers.delivery.newcomers import Newcomers
 from workers.delivery.outcome import announced
@@ -85,18 +84,22 @@ class Delivery:
         self._settler = Settler(
             connection, keys, owner=self._owner, on_settled=self.room.settled, on_error=self.fail
         )
-        self.life = new_id()
-        """By this name routers hand messages to it."""
-        self._prefix = f"{self.life[-12:]}."
-        self._numbers = count(1)
+        self.left_to_pull = LeftToPull(
+            connection,
+            keys,
+            self.room,
+            owner=self._owner,
+            now_ms=clock.now_ms,
+            on_error=self.fail,
+        )
         self.shelver = Shelver(
             connection,
             keys,
             self.room,
-            life=self.life,
             owner=self._owner,
             now_ms=clock.now_ms,
             set_aside=self._settler.set_aside_direct,
+            unserved=self.left_to_pull.note,
             on_room=self.collect,
             on_error=self.fail,
         )
@@ -130,6 +133,7 @@ class Delivery:
             self.room,
             hold=self.dispatch.hold,
             set_aside=self._settler.set_aside,
+            unserved=self.left_to_pull.note,
             now_ms=clock.now_ms,
             on_error=self.fail,
         )
@@ -208,7 +212,7 @@ class Delivery:
             or not self.room.has_room_for_what_comes(mailbox)
         ):
             return ""
-        return f"{self._prefix}{next(self._numbers)}"
+        return self.shelver.new_name()
 
     def receive(
         self, mailbox: Mailbox, name: str, envelope: Envelope, body: bytes, now_ms: int, route: bytes | None
@@ -279,7 +283,7 @@ class Delivery:
         if item is None:
             return
         item.announced = True
-        self.room.retrying.discard(item.place)
+        self.room.out_of_turn.discard(item.place)
         if item.due_taken:
             self._connection.call(("ZREM", self._keys.due, item.due_member), self._deactivated)
         self.room.release(item.mailbox)
@@ -324,8 +328,7 @@ class Delivery:
             return  # the keeper returns what lies in its mailboxes to the senders
         if agent.endpoint is None:
             # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
-            mailboxes = (self._keys.mailbox(agent_id, lane) for lane in Lane)
-            self._connection.call(("ZREM", self._keys.active, *mailboxes), self._deactivated)
+            self.left_to_pull.leave([self._keys.mailbox(agent_id, lane) for lane in Lane])
         elif not agent.is_pushed_to:
             return  # what waits stays on the active set, for when it is active again
         elif endpoint is None:
@@ -337,6 +340,9 @@ class Delivery:
     def _change(self, endpoint: Endpoint, agent: Agent) -> None:
         if is_fresh(agent, endpoint.agent):
             self.health.changed(endpoint)
+        if agent.ordered and not endpoint.agent.ordered:
+            # What comes from now on lies in its mailbox, and what is among the direct ones would come behind it.
+            self.dispatch.give_back(endpoint)
         disabled = endpoint.fault is None and agent.endpoint_fault is not None
         self.room.update(endpoint, agent)
         if disabled:

@@ -51,9 +51,9 @@ class Mailroom:
         self.waiting: dict[str, Mailbox | None] = {}
         """Retries that wait in Redis: place (`mailbox|entry`) -> the mailbox held open for it (None: its
         agent had no endpoint then)."""
-        self.retrying: set[str] = set()
-        """Places of entries under way that a read passes over: retries, and what was put into its mailbox
-        while it was held in memory."""
+        self.out_of_turn: set[str] = set()
+        """Places of entries in memory that a read passes over when it comes by them: retries, and what was
+        put into its mailbox while it was held in memory."""
         self.hungry: dict[str, Mailbox] = {}
         """Mailboxes that are behind and have room for what a read would bring, in the order they got it."""
         self.expiring: set[str] = set()
@@ -101,16 +101,20 @@ class Mailroom:
         agent = self._find_agent(mailbox_owner(key)[0])
         return agent is not None and agent.is_pushed_to
 
-    def is_served(self, key: str) -> bool:
-        """Tell whether the mailbox of this key belongs on the active set: its agent has an endpoint, be it
-        that nothing is pushed there at the moment."""
+    def is_pulled(self, key: str) -> bool:
+        """Tell whether what lies in the mailbox of this key waits to be pulled."""
         agent = self._find_agent(mailbox_owner(key)[0])
-        return agent is not None and agent.endpoint is not None
+        return agent is not None and agent.endpoint is None
+
+    def has_agent(self, key: str) -> bool:
+        """Tell whether the agent of this mailbox is registered. What is put there belongs on the active set
+        then: it is pushed, now or when its agent is active again, or the record is told to whom it is left."""
+        return self._find_agent(mailbox_owner(key)[0]) is not None
 
     def is_spoken_for(self, place: str) -> bool:
         """Tell whether an entry that was read is somebody's already: it waits for a retry, is retried, or is
         being expired."""
-        return place in self.waiting or place in self.retrying or place in self.expiring
+        return place in self.waiting or place in self.out_of_turn or place in self.expiring
 
     def has_room(self, mailbox: Mailbox) -> bool:
         """Tell whether one more item of this mailbox may be held in memory."""
@@ -178,7 +182,7 @@ class Mailroom:
         now_ms = self._now_ms()
         for item in items:
             if item.due_taken or item.shelved:
-                self.retrying.discard(item.place)
+                self.out_of_turn.discard(item.place)
             mailbox = item.mailbox
             mailbox.held -= 1
             if mailbox.held == 0:
@@ -243,7 +247,7 @@ class Mailroom:
         retries = []
         for mailbox in tuple(endpoint.mailboxes.values()):
             for item in mailbox.queue:
-                self.retrying.discard(item.place)
+                self.out_of_turn.discard(item.place)
                 if item.due_taken:
                     retries.append(item.due_member)
                     self.wait(None, item.place)

@@ -76,6 +76,7 @@ class Rounds:
             delivery.announcer.announce(now_ms)
             delivery.dispatch.probe(now_ms)
             delivery.newcomers.look_again(now_ms)
+            delivery.left_to_pull.go_on()
             delivery.calm_down(now_ms)
             # Memory also empties without an answer: what expired, what has nowhere to go.
             delivery.collect()

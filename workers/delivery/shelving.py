@@ -8,6 +8,7 @@ given to another agent, given back) it is put into its mailbox, where everybody 
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Final
 
 from broker.streams.connection import Argument, Connection, Reply
@@ -16,6 +17,7 @@ from broker.streams.scripts import CLAIM, SHELVE
 from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
+from schema.ids import new_id
 from schema.message import lane_of
 from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
@@ -26,7 +28,7 @@ _SHELVED: Final = metrics.SHELVED.child()
 
 
 class Shelver:
-    """Shelves for one delivery owner. `life`: the name by which routers hand messages to it."""
+    """Shelves for one delivery owner. `unserved` hears of mailboxes that are not pushed from by then."""
 
     def __init__(
         self,
@@ -34,26 +36,34 @@ class Shelver:
         keys: Keys,
         room: Mailroom,
         *,
-        life: str,
         owner: Callable[[], str],
         now_ms: Callable[[], int],
         set_aside: Callable[[str, bytes, str, int], None],
+        unserved: Callable[[str], None],
         on_room: Callable[[], None],
         on_error: Callable[[BrokerError], None],
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._room = room
-        self._life = life
+        self.life = new_id()
+        """By this name, never used twice, routers hand messages to this owner."""
+        self._prefix = f"{self.life[-12:]}."
+        self._numbers = count(1)
         self._owner = owner
         self._now_ms = now_ms
         self._set_aside = set_aside
+        self._unserved = unserved
         self._on_room = on_room
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._coming: list[Item] = []
         self._calls = 0
         self._quiet = asyncio.Event()
+
+    def new_name(self) -> str:
+        """Return a name for a message that is handed over: they sort by the number at their end."""
+        return f"{self._prefix}{next(self._numbers)}"
 
     def shelve(self, item: Item, then: Callable[[], None]) -> None:
         """Put an item into its mailbox, unless it is on its way there; `then` comes when it is there. It
@@ -86,7 +96,7 @@ class Shelver:
         Raises: BrokerError."""
         keys = self._keys
         names = await self._connection.evaluate(
-            CLAIM, (keys.owner("deliver"), keys.direct, keys.direct_to), self._owner(), self._life
+            CLAIM, (keys.owner("deliver"), keys.direct, keys.direct_to), self._owner(), self.life
         )
         # As they were handed over: their numbers stand at the end of their names.
         names.sort(key=_number)
@@ -105,7 +115,7 @@ class Shelver:
             mailbox = None if message is None else self._mailbox_of(name, message)
             if mailbox is not None:
                 script_keys.append(mailbox)
-                arguments += (name, message, int(self._room.is_served(mailbox)))
+                arguments += (name, message, int(self._room.has_agent(mailbox)))
         await self._connection.evaluate(SHELVE, script_keys, *arguments)
         _SHELVED.inc(len(script_keys) - 3)
 
@@ -134,7 +144,7 @@ class Shelver:
         for item in items:
             mailbox = item.mailbox
             # Also when its books are closed: for whoever owns it when its agent, now paused, is active again.
-            active = self._room.is_served(mailbox.key)
+            active = self._room.has_agent(mailbox.key)
             script_keys.append(mailbox.key)
             arguments += (item.entry, item.body, int(active))
             mailbox.is_used = True
@@ -152,7 +162,7 @@ class Shelver:
         for item, entry in zip(items, reply, strict=True):
             item.entry = entry.decode()
             if item.shelved:
-                self._room.retrying.add(item.place)
+                self._room.out_of_turn.add(item.place)
             else:
                 self._given_back(item.mailbox)
             waiting, item.shelving = item.shelving, None
@@ -165,6 +175,8 @@ class Shelver:
         served = self._room.mailbox_at(mailbox.key)
         if served is not None:
             self._room.fall_behind(served)
+        else:
+            self._unserved(mailbox.key)
         self._room.came(mailbox)
 
 

@@ -1,0 +1,132 @@
+"""Tells the record of messages that were left to an agent that pulls by now.
+
+What is posted from memory is told to the record when it ends, or after a moment. An owner that dies before
+has the next one read it back and push it; but where its agent has given up its endpoint meanwhile nobody
+does, and who pulls over HTTP sees what is on record only. Such mailboxes are still on the active set: they
+are read once, page by page, told, and taken off it. Telling what is on record already changes nothing there.
+While its owner lives, a mailbox needs no such reading, but it stays on the set until what was held of it is told.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from msgspec import Raw
+
+from broker.streams.connection import Connection, Reply
+from broker.streams.keys import Keys, mailbox_owner
+from broker.streams.settlement import Settlement, call_settle
+from schema.codec import decode_stored_envelope, encode
+from schema.errors import BrokerError
+from schema.ledger import Event, EventKind
+from workers.delivery.mailroom import Mailroom
+from workers.delivery.outcome import quarantined
+
+PAGE: Final = 128
+TOLD_MS: Final = 3_000
+"""Far longer than it takes until what was held in memory is on record."""
+
+
+class LeftToPull:
+    """Goes through such mailboxes of one shard, one page a tick."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        room: Mailroom,
+        *,
+        owner: Callable[[], str],
+        now_ms: Callable[[], int],
+        on_error: Callable[[BrokerError], None],
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._room = room
+        self._owner = owner
+        self._now_ms = now_ms
+        self._on_error = on_error
+        self._left: dict[str, str] = {}
+        """Mailboxes, and the last entry of each that was told."""
+        self._is_reading = False
+        self._leaving: deque[tuple[int, Sequence[str]]] = deque()
+
+    def leave(self, keys: Sequence[str]) -> None:
+        """Take mailboxes off the active set that were served until now, when all held of them is told."""
+        self._leaving.append((self._now_ms() + TOLD_MS, keys))
+
+    def note(self, key: str) -> None:
+        """Remember a mailbox of the active set that is not pushed from."""
+        if self._room.is_pulled(key):
+            self._left.setdefault(key, "0-0")
+
+    def go_on(self) -> None:
+        """Do what is due: take off the set what is told, and read and tell a page unless one is under way."""
+        while self._leaving and self._leaving[0][0] <= self._now_ms():
+            self._take_off(self._leaving.popleft()[1])
+        while self._left and not self._is_reading:
+            key, cursor = next(iter(self._left.items()))
+            if not self._room.is_pulled(key):
+                del self._left[key]  # Whoever serves it now reads it from the start.
+                continue
+            self._is_reading = True
+            command = ("XRANGE", key, f"({cursor}", "+", "COUNT", PAGE)
+            self._connection.call(command, partial(self._tell, key))
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _tell(self, key: str, reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+            return
+        settlement = Settlement()
+        for entry, fields in reply:
+            if not self._room.is_spoken_for(f"{key}|{entry.decode()}"):
+                self._add(settlement, key, entry.decode(), fields)
+        told = partial(self._told, key, reply[-1][0].decode() if len(reply) == PAGE else None)
+        if settlement.is_empty:
+            told(0)
+        else:
+            call_settle(self._connection, self._keys, settlement, owner=self._owner(), on_reply=told)
+
+    def _add(self, settlement: Settlement, key: str, entry: str, fields: list[bytes]) -> None:
+        now_ms = self._now_ms()
+        try:
+            envelope = decode_stored_envelope(fields[1])
+            event = Event(
+                kind=EventKind.ROUTED,
+                id=envelope.id,
+                at_ms=now_ms,
+                message=Raw(fields[1]),
+                to=mailbox_owner(key)[0],
+                mailbox_entry=entry,
+                waiter=(fields[3].decode() or None) if len(fields) > 3 else None,
+                round=envelope.round,
+            )
+            written = encode(event)
+        except Exception as error:  # whatever somebody has written there
+            detail = f"no message lies there: {type(error).__name__}"
+            written = encode(quarantined(key, entry, b" ".join(fields), detail=detail, now_ms=now_ms))
+            settlement.finished.setdefault(key, []).append(entry)
+        settlement.events.append(written)
+
+    def _told(self, key: str, cursor: str | None, reply: Reply) -> None:
+        self._is_reading = False
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+        elif cursor is not None:
+            self._left[key] = cursor
+        else:
+            # Only now: an owner that dies before leaves the rest to the next.
+            del self._left[key]
+            self._take_off([key])
+
+    def _take_off(self, keys: Sequence[str]) -> None:
+        pulled = [key for key in keys if self._room.is_pulled(key)]
+        if pulled:
+            self._connection.call(("ZREM", self._keys.active, *pulled), self._removed)
+
+    def _removed(self, reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
