@@ -21,7 +21,7 @@ from broker.streams.clock import ServerClock
 from broker.streams.connection import Connection
 from broker.streams.ingress import Publisher
 from broker.streams.keys import Keys, taken_back
-from broker.streams.lanes import IngressEntry, LaneReader
+from broker.streams.lanes import BLOCK_MS, IngressEntry, LaneReader
 from broker.streams.ownership import Lease
 from broker.streams.scripts import CHOOSE
 from broker.telemetry import logs
@@ -135,16 +135,23 @@ class Router:
 
     async def _read(self, reader: LaneReader) -> None:
         while True:
-            lanes = [lane for lane in LANES if len(self._buffers[lane]) < BUFFERED_ENTRIES_MAX]
-            if not lanes or len(self._set_aside) >= SET_ASIDE_MAX:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            entries = await reader.read(lanes)
+            self._room.clear()
+            lanes = self._lanes_with_room()
+            # While one lane is full, the others are looked into and not waited for: it would not be read on
+            # until something came there, and run empty meanwhile.
+            block_ms = BLOCK_MS if len(lanes) == len(LANES) else None
+            entries = await reader.read(lanes, block_ms=block_ms) if lanes else []
             for entry in entries:
                 self._buffers[entry.lane].append(entry)
             if entries:
                 self._work.set()
+            elif block_ms is None:
+                await self._room.wait()
+
+    def _lanes_with_room(self) -> list[Lane]:
+        if len(self._set_aside) >= SET_ASIDE_MAX:
+            return []
+        return [lane for lane in LANES if len(self._buffers[lane]) < BUFFERED_ENTRIES_MAX]
 
     async def _bring_back(self) -> None:
         """Try again what could not be judged."""

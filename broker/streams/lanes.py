@@ -71,11 +71,13 @@ class LaneReader:
         self._cursors = dict.fromkeys(LANES, "0-0")
         self._count = READ_ENTRIES_MAX
 
-    async def read(self, lanes: Iterable[Lane]) -> list[IngressEntry]:
-        """Return the next entries of these lanes; waits up to BLOCK_MS for one. Raises: BrokerError."""
+    async def read(self, lanes: Iterable[Lane], *, block_ms: int | None = BLOCK_MS) -> list[IngressEntry]:
+        """Return the next entries of these lanes; waits so long for one (None: not at all). Raises:
+        BrokerError."""
         wanted = list(lanes)
+        block = () if block_ms is None else ("BLOCK", block_ms)
         reply = await self._connection.send(
-            "XREAD", "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS",
+            "XREAD", "COUNT", self._count, *block, "STREAMS",
             *(self._key_of[lane] for lane in wanted),
             *(self._cursors[lane] for lane in wanted),
         )  # fmt: skip

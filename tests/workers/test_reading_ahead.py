@@ -1,0 +1,49 @@
+"""A backlog in one ingress lane, longer than what a router reads ahead of it."""
+
+import pytest
+from worker_rig import World, message, until
+
+from broker.streams.lanes import joined
+from schema.codec import encode
+from schema.message import Lane
+from workers import router
+
+ENTRY = 32
+"""Messages of an entry. A read brings more of them than a batch takes, so the router reads ahead."""
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Fill a lane with few entries."""
+    monkeypatch.setattr(router, "BUFFERED_ENTRIES_MAX", 8)
+    return 8
+
+
+def publish(world: World, puller, *, entries: int) -> int:
+    lane = world.keys[0].ingress[Lane.NORMAL]
+    with world.raw.pipeline(transaction=False) as pipeline:
+        for _ in range(entries):
+            pipeline.xadd(lane, {"m": joined([encode(message(puller)) for _ in range(ENTRY)])})
+        pipeline.execute()
+    return entries * ENTRY
+
+
+async def test_a_backlog_in_one_lane_is_routed_without_waiting_for_messages_in_the_others(streams_url, ahead):
+    """Were they waited for while the lane is full, each of some thirty fillings would take two seconds."""
+    async with World(streams_url) as world:
+        puller = world.agent()
+        count = publish(world, puller, entries=40 * ahead)
+        await world.site()
+        mailbox = world.keys[0].mailbox(puller.id, Lane.NORMAL)
+        await until(lambda: world.raw.xlen(mailbox) == count, timeout_s=30)
+
+
+async def test_an_urgent_message_passes_a_lane_that_is_full(streams_url, ahead):
+    async with World(streams_url) as world:
+        puller, keys = world.agent(), world.keys[0]
+        publish(world, puller, entries=40 * ahead)
+        await world.site()
+        await until(lambda: world.raw.xlen(keys.mailbox(puller.id, Lane.NORMAL)) > 0)
+        world.raw.xadd(keys.ingress[Lane.HIGH], {"m": encode(message(puller, lane=Lane.HIGH))})
+        await until(lambda: world.raw.xlen(keys.mailbox(puller.id, Lane.HIGH)) == 1)
+        assert world.raw.xlen(keys.ingress[Lane.NORMAL]) > 0
