@@ -41,6 +41,11 @@ JUDGE_S: Final = 0.5
 """How long a batch waits for Postgres to say who is there (2-10 ms, as a rule). What it does not know then is
 set aside, and no other batch waits until that question was answered: known names must not stand behind
 unknown ones while Postgres takes connections and says nothing."""
+URGENT_FOR_S: Final = 1.0
+"""After something urgent more of it is expected for so long."""
+BATCH_BESIDE_URGENT_MAX: Final = 64
+"""Messages of the one call under way then, instead of three calls of 128: half the time that what is urgent
+waits behind them (p99 of 55 ms, 22 so), for a twelfth less a second."""
 FULL_S: Final = 0.25
 """Wait after Redis at its memory limit has refused a call."""
 
@@ -89,6 +94,8 @@ class Router:
         self._weights = LaneWeights()
         self._buffers: dict[Lane, deque[IngressEntry]] = {lane: deque() for lane in LANES}
         self._set_aside: deque[IngressEntry] = deque()
+        self._came_s = dict.fromkeys(LANES, -URGENT_FOR_S)
+        """When something came last, by lane."""
         self._chosen: dict[str, str] = {}
         """Choices an earlier owner wrote down and may or may not have forwarded."""
         self._refused: list[IngressEntry] = []
@@ -141,8 +148,10 @@ class Router:
             # until something came there, and run empty meanwhile.
             block_ms = BLOCK_MS if len(lanes) == len(LANES) else None
             entries = await reader.read(lanes, block_ms=block_ms) if lanes else []
+            now_s = asyncio.get_running_loop().time()
             for entry in entries:
                 self._buffers[entry.lane].append(entry)
+                self._came_s[entry.lane] = now_s
             if entries:
                 self._work.set()
             elif block_ms is None:
@@ -172,7 +181,7 @@ class Router:
             elif self._stopping or self._refused or not any(self._buffers.values()):
                 self._work.clear()
                 await self._work.wait()
-            elif self._calls >= ROUTE_CALLS_IN_FLIGHT_MAX:
+            elif self._calls >= (1 if self._is_beside_urgent else ROUTE_CALLS_IN_FLIGHT_MAX):
                 self._room.clear()
                 await self._room.wait()
             elif (delivery := self._delivery()) is not None and delivery.is_saturated:
@@ -183,6 +192,16 @@ class Router:
                 # Counted from here, so that a drain waits for a batch that is still being decided.
                 self._calls += 1
                 await self._route_batch(self._take())
+
+    @property
+    def _is_beside_urgent(self) -> bool:
+        """Whether most of what waits to be routed is less urgent than what else comes at the moment, which
+        would stand behind whatever is under way."""
+        now_s = asyncio.get_running_loop().time()
+        for lane in LANES:
+            if now_s - self._came_s[lane] < URGENT_FOR_S:
+                return 2 * len(self._buffers[lane]) < sum(map(len, self._buffers.values()))
+        return False
 
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
         now_ms = self._clock.now_ms()
@@ -228,10 +247,11 @@ class Router:
 
     def _take(self) -> list[IngressEntry]:
         """Take entries for one batch, by the weights of their lanes, aiming at a number of messages."""
-        room = max(1, int(ROUTE_BATCH_MAX / self._per_entry))
+        at_most = BATCH_BESIDE_URGENT_MAX if self._is_beside_urgent else ROUTE_BATCH_MAX
+        room = max(1, int(at_most / self._per_entry))
         entries = [entry for _, entry in self._weights.take(self._buffers, room)]
         messages = sum(len(entry.messages) for entry in entries)
-        while messages > ROUTE_BATCH_MAX and len(entries) > 1:
+        while messages > at_most and len(entries) > 1:
             # Fuller than those before. What a call carries is bounded hard: Lua takes no 8,000 keys at once.
             entry = entries.pop()
             self._buffers[entry.lane].appendleft(entry)

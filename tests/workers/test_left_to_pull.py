@@ -1,4 +1,4 @@
-"""An owner dies before it has told the record of what it held, and its agent pulls when the next one comes."""
+"""An owner dies before it has told the record of what it held, and its agent pulls when the next comes."""
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("never_told")
 
 
 async def left_behind(world, count, **agent_fields):
-    """Have an owner hold messages and die, then take the endpoint from their agent; return it and their ids."""
+    """Have an owner hold messages and die, then take the endpoint from their agent; return it and the ids."""
     world.rules["deadlines"] = PATIENT
     receiver = await world.receiver()
     agent = world.agent(receiver, concurrency=1, **agent_fields)

@@ -341,7 +341,7 @@ class Delivery:
         if is_fresh(agent, endpoint.agent):
             self.health.changed(endpoint)
         if agent.ordered and not endpoint.agent.ordered:
-            # What comes from now on lies in its mailbox, and what is among the direct ones would come behind it.
+            # What comes from now on lies in its mailbox; what is among the direct ones would come behind it.
             self.dispatch.give_back(endpoint)
         disabled = endpoint.fault is None and agent.endpoint_fault is not None
         self.room.update(endpoint, agent)

@@ -4,7 +4,7 @@ What is posted from memory is told to the record when it ends, or after a moment
 has the next one read it back and push it; but where its agent has given up its endpoint meanwhile nobody
 does, and who pulls over HTTP sees what is on record only. Such mailboxes are still on the active set: they
 are read once, page by page, told, and taken off it. Telling what is on record already changes nothing there.
-While its owner lives, a mailbox needs no such reading, but it stays on the set until what was held of it is told.
+While its owner lives a mailbox needs no such reading, but it stays on the set until all held of it is told.
 """
 
 from collections import deque
@@ -102,7 +102,7 @@ class LeftToPull:
                 to=mailbox_owner(key)[0],
                 mailbox_entry=entry,
                 waiter=(fields[3].decode() or None) if len(fields) > 3 else None,
-                round=envelope.round,
+                round=envelope.round or 0,
             )
             written = encode(event)
         except Exception as error:  # whatever somebody has written there

@@ -108,7 +108,7 @@ class Mailroom:
 
     def has_agent(self, key: str) -> bool:
         """Tell whether the agent of this mailbox is registered. What is put there belongs on the active set
-        then: it is pushed, now or when its agent is active again, or the record is told to whom it is left."""
+        then: it is pushed, now or when its agent is active again, or the record is told of it."""
         return self._find_agent(mailbox_owner(key)[0]) is not None
 
     def is_spoken_for(self, place: str) -> bool:
