@@ -67,6 +67,12 @@ def middle_cpu(runs: list[Run]) -> dict[str, float]:
     return dict(sorted(medians.items(), key=lambda item: -item[1]))
 
 
+def cores_busy(runs: list[Run]) -> float:
+    """Return how many cores all parts together kept busy, the median over runs. Flat out, far fewer than there
+    are says that something waits for something: no CPU will make that faster."""
+    return median([sum(run.cpu_us.values()) * run.per_second / 1e6 for run in runs])
+
+
 def show(report: Report, console: Console) -> None:
     """Print the report."""
     for table in tables(report):
@@ -112,11 +118,13 @@ def _signatures(run: Run) -> tuple[int, int]:
 
 
 def _cpu(report: Report) -> Table:
-    columns = {"flat out": middle_cpu(report.flat_out), "bare loop": middle_cpu(report.ceiling)}
-    columns |= {f"at {run.rate:,}/s": middle_cpu([run]) for run in report.paced}
+    kinds = {"flat out": report.flat_out, "bare loop": report.ceiling}
+    kinds |= {f"at {run.rate:,}/s": [run] for run in report.paced}
+    columns = {kind: middle_cpu(runs) for kind, runs in kinds.items()}
     parts = dict.fromkeys(part for column in columns.values() for part in column)
     rows: list[list[Cell]] = [[part, *(column.get(part) for column in columns.values())] for part in parts]
     rows.append(["sum", *(sum(column.values()) for column in columns.values())])
+    rows.append(["cores busy", *(cores_busy(runs) for runs in kinds.values())])
     return Table("CPU, microseconds a message", ["", *columns], rows)
 
 

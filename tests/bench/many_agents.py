@@ -29,7 +29,7 @@ from bench.kit.values import Curve
 from broker.bench.commits import Commits, Stuck
 from broker.bench.fleet import path_of
 from broker.bench.payload import Fleet, first_id_at
-from broker.bench.report import Run
+from broker.bench.report import Run, cores_busy
 from broker.bench.rig import Rig, open_rig
 from broker.bench.tables import Cell
 from broker.client.http import AgentClient
@@ -305,14 +305,14 @@ def _report_rates(findings: Findings, runs: dict[int, list[Run]], ceilings: list
     rows: list[list[Cell]] = []
     for spread, of in runs.items():
         cpu: list[Cell] = [round(median([one.cpu_us.get(part, 0.0) for one in of]), 1) for part in parts]
-        rows.append([spread, rates[spread], rates[spread] / ceiling, *cpu])
+        rows.append([spread, rates[spread], rates[spread] / ceiling, round(cores_busy(of), 2), *cpu])
         missing, duplicates = sum(one.missing for one in of), sum(one.duplicates for one in of)
         if missing or duplicates:
             findings.wrong.append(f"{spread} agents: {missing} missing, {duplicates} twice")
     findings.tables.append(
         Table(
             "Flat out, by how many of the agents it spreads over",
-            ["agents", "messages/s", "of the ceiling", *(f"{part} us" for part in parts)],
+            ["agents", "messages/s", "of the ceiling", "cores busy", *(f"{part} us" for part in parts)],
             rows,
             f"Half named, half by capability; the ceiling of the same run: {ceiling:,.0f}/s.",
         )

@@ -12,6 +12,7 @@ from broker.bench.leftovers import Picture, growth, kind_of
 from broker.bench.pace import Schedule
 from broker.bench.payload import Fleet, compose, first_id_at
 from broker.bench.processes import Process, parse_stat, read_table, role_of, tree
+from broker.bench.report import Run, cores_busy
 from schema.codec import decode_envelope, encode
 from schema.ids import new_id, parse_id
 
@@ -47,6 +48,14 @@ def test_percentiles_rise_and_end_at_the_greatest(latencies_us: list[int]) -> No
 @pytest.mark.parametrize(("values", "expected"), [([], 0), ([3.0], 3), ([9, 1, 5], 5), ([4, 1, 2, 3], 2.5)])
 def test_median_is_the_middle(values: list[float], expected: float) -> None:
     assert median(values) == expected
+
+
+def test_cores_busy_are_all_parts_of_the_middle_run() -> None:
+    runs = [
+        Run(messages=1, per_second=rate, published_per_second=0, cpu_us={"worker": 40.0, "valkey": 10.0})
+        for rate in (20_000, 10_000, 30_000)
+    ]
+    assert cores_busy(runs) == pytest.approx(1.0)
 
 
 def test_rate_of_no_time_is_nothing() -> None:
