@@ -68,8 +68,8 @@ def middle_cpu(runs: list[Run]) -> dict[str, float]:
 
 
 def cores_busy(runs: list[Run]) -> float:
-    """Return how many cores all parts together kept busy, the median over runs. Flat out, far fewer than there
-    are says that something waits for something: no CPU will make that faster."""
+    """Return how many cores all parts together kept busy, the median over runs. Flat out, far fewer than
+    there are says that something waits for something: no CPU will make that faster."""
     return median([sum(run.cpu_us.values()) * run.per_second / 1e6 for run in runs])
 
 

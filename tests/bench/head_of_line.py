@@ -2,9 +2,9 @@
 and what an endpoint notices that comes back to a backlog.
 
 80 fast endpoints alone, then the same messages to them while 10 slow ones (they answer after 10 s) and 10
-that never answer get theirs, in turns (A B A B), each on a fresh broker. Latency is from the time meant to
-send to the arrival at the endpoint. Then an endpoint that is down gets a backlog and comes back. About four
-minutes.
+that never answer get theirs, and, for what merely more traffic does, while 20 that are as fast get as many;
+in turns (A B C A B C), each on a fresh broker. Latency is from the time meant to send to the arrival at the
+endpoint. Then an endpoint that is down gets a backlog and comes back. About four minutes.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from enum import Enum
 from secrets import token_hex
 from typing import Final
 
@@ -40,6 +41,14 @@ AT_ONCE: Final = {"DRAIN_TIMEOUT_MS": "500"}
 """What the black holes hold is not waited for at the end."""
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 DOWN: Final = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
+
+
+class Beside(Enum):
+    """Who else gets messages."""
+
+    NOBODY = "alone"
+    OTHERS = "beside the others"
+    FAST = "beside as many fast ones"
 
 
 class Plan(Struct, frozen=True):
@@ -149,19 +158,18 @@ async def main(args: argparse.Namespace, console: Console) -> Findings:
     """Measure in turns, then a recovery; a quick run does all of it on one broker."""
     plan = QUICK if args.quick else replace(FULL, repeat=args.repeat, seconds=args.seconds)
     recovering = {**AT_ONCE, "RETRY_TIME_SCALE": str(plan.retry_scale)}
-    alone: list[Run] = []
-    beside: list[Run] = []
+    runs: dict[Beside, list[Run]] = {kind: [] for kind in Beside}
     async with AsyncExitStack() as stack:
         shared = await stack.enter_async_context(fresh_broker(env=recovering)) if args.quick else None
         for number in range(plan.repeat):
-            for name, runs, crowded in (("alone", alone, False), ("beside the others", beside, True)):
-                console.print(f"run {number + 1} of {plan.repeat}, the fast ones {name}", style="dim")
+            for kind in Beside:
+                console.print(f"run {number + 1} of {plan.repeat}, the fast ones {kind.value}", style="dim")
                 async with nullcontext(shared) if shared else fresh_broker(env=AT_ONCE) as broker:
-                    runs.append(await _head_of_line(broker, plan, crowded=crowded))
+                    runs[kind].append(await _head_of_line(broker, plan, kind))
         console.print("a backlog", style="dim")
         async with nullcontext(shared) if shared else fresh_broker(env=recovering) as broker:
             recovery = await _recovery(broker, plan)
-    return findings(plan, alone, beside, recovery)
+    return findings(plan, runs, recovery)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,24 +180,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def findings(plan: Plan, alone: list[Run], beside: list[Run], recovery: Recovery) -> Findings:
+def findings(plan: Plan, runs: dict[Beside, list[Run]], recovery: Recovery) -> Findings:
     """Return tables, aims and what is wrong. Of several runs the best of each kind count: the machine can
     only make them worse."""
     rows: list[list[Cell]] = [
         [
-            name,
+            kind.value,
             one.others,
             one.latencies.count,
             one.latencies.p50_ms,
             one.latencies.p99_ms,
             one.latencies.max_ms,
         ]
-        for name, runs in (("alone", alone), ("beside the others", beside))
-        for one in runs
+        for kind, of in runs.items()
+        for one in of
     ]
-    base, crowded = (min(one.latencies.p99_ms for one in runs) for runs in (alone, beside))
-    ratio = crowded / base if base else 0.0
-    missing = sum(one.missing for one in (*alone, *beside))
+    best = {kind: min(one.latencies.p99_ms for one in of) for kind, of in runs.items()}
+    ratio = best[Beside.OTHERS] / best[Beside.NOBODY] if best[Beside.NOBODY] else 0.0
+    missing = sum(one.missing for of in runs.values() for one in of)
     wrong = [f"{missing} messages to fast endpoints never came"] if missing else []
     if recovery.missing:
         wrong.append(f"{recovery.missing} messages of the backlog never came")
@@ -247,17 +255,18 @@ async def _serving(plan: Plan) -> AsyncIterator[Endpoints]:
         await asyncio.gather(*endpoints.links, return_exceptions=True)
 
 
-async def _head_of_line(broker: Broker, plan: Plan, *, crowded: bool) -> Run:
+async def _head_of_line(broker: Broker, plan: Plan, kind: Beside) -> Run:
     async with (
         _serving(plan) as endpoints,
         AgentClient(broker.api_url, broker.api_key) as client,
         await StreamPublisher.open(broker.redis_url) as publisher,
     ):
         fast = await _register(client, endpoints, "fast", plan.fast)
-        slow = await _register(client, endpoints, "slow", plan.slow)
-        holes = await _register(client, endpoints, "hole", plan.holes)
+        manners = ("fast", "fast") if kind is Beside.FAST else ("slow", "hole")
+        slow = await _register(client, endpoints, manners[0], plan.slow)
+        holes = await _register(client, endpoints, manners[1], plan.holes)
         lanes = [(fast, plan.fast_per_s)]
-        if crowded:
+        if kind is not Beside.NOBODY:
             lanes += [(slow, plan.slow_per_s), (holes, plan.fast_per_s + plan.slow_per_s)]
         sent = await asyncio.gather(
             *(_pace(publisher, agents, per_s, plan.seconds) for agents, per_s in lanes)

@@ -74,6 +74,7 @@ class Courier:
         self._room = room
         self.shelver = Shelver(
             *(wire, keys, room),
+            life=f"life-{lease}",
             owner=lambda: lease,
             now_ms=now_ms,
             set_aside=_never,

@@ -23,6 +23,7 @@ from broker.streams.ownership import Lease
 from broker.transport.client import PushClient
 from schema.agent import Agent
 from schema.errors import BrokerError, StreamsFull
+from schema.ids import new_id
 from schema.message import Envelope, Lane
 from workers.delivery.announcing import Announcer
 from workers.delivery.collector import Collector
@@ -96,6 +97,7 @@ class Delivery:
             connection,
             keys,
             self.room,
+            life=new_id(),
             owner=self._owner,
             now_ms=clock.now_ms,
             set_aside=self._settler.set_aside_direct,

@@ -17,7 +17,6 @@ from broker.streams.scripts import CLAIM, SHELVE
 from broker.telemetry import metrics
 from schema.codec import decode_stored_envelope
 from schema.errors import BrokerError
-from schema.ids import new_id
 from schema.message import lane_of
 from workers.delivery.items import Item, Mailbox
 from workers.delivery.mailroom import Mailroom
@@ -28,7 +27,8 @@ _SHELVED: Final = metrics.SHELVED.child()
 
 
 class Shelver:
-    """Shelves for one delivery owner. `unserved` hears of mailboxes that are not pushed from by then."""
+    """Shelves for one delivery owner. `life`: its name, which nobody has used before; `unserved` hears of
+    mailboxes that are not pushed from by then."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Shelver:
         keys: Keys,
         room: Mailroom,
         *,
+        life: str,
         owner: Callable[[], str],
         now_ms: Callable[[], int],
         set_aside: Callable[[str, bytes, str, int], None],
@@ -46,9 +47,9 @@ class Shelver:
         self._connection = connection
         self._keys = keys
         self._room = room
-        self.life = new_id()
-        """By this name, never used twice, routers hand messages to this owner."""
-        self._prefix = f"{self.life[-12:]}."
+        self.life = life
+        """By this name routers hand messages to this owner."""
+        self._prefix = f"{life[-12:]}."
         self._numbers = count(1)
         self._owner = owner
         self._now_ms = now_ms
