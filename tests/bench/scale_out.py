@@ -288,6 +288,7 @@ def _nodes(measured: dict[tuple[str, str], Measured]) -> Table:
         commands = [median(one[node] for one in found.commands) for node in found.commands[0]]
         names = sorted({label for cpu in found.cpu for label in cpu if label.startswith("valkey")})
         cpus = [median(cpu.get(name, 0.0) for cpu in found.cpu) for name in names]
+        cpus += [0.0] * (len(commands) - len(cpus))  # a quick run takes less than a tick of some node
         rows.append(
             [layout, *commands, max(commands) / min(commands), *cpus, max(cpus) / max(min(cpus), 1e-9)]
         )
