@@ -328,7 +328,7 @@ class Delivery:
             return  # the keeper returns what lies in its mailboxes to the senders
         if agent.endpoint is None:
             # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
-            self.left_to_pull.leave([self._keys.mailbox(agent_id, lane) for lane in Lane])
+            self.left_to_pull.leave(agent_id)
         elif not agent.is_pushed_to:
             return  # what waits stays on the active set, for when it is active again
         elif endpoint is None:
