@@ -221,10 +221,11 @@ class Delivery:
         mailbox.coming -= 1
         item = item_of(mailbox, name, envelope, body, "", False, route, now_ms)
         item.direct = True
-        if not mailbox.closed and self._is_level(mailbox):
+        if not mailbox.closed and self._is_level(mailbox) and not mailbox.endpoint.agent.ordered:
             self.dispatch.take(item, now_ms)
             return
-        # Something has changed since it was routed.
+        # Something has changed since it was routed. Where order is kept from now on, what was queued before
+        # it is on its way into the mailbox, and it goes behind that.
         self.shelver.give_back([item], then=self._tell)
 
     def _tell(self, item: Item) -> None:
