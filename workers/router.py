@@ -102,7 +102,6 @@ class Router:
         self._group: asyncio.TaskGroup | None = None
         self._refreshing: asyncio.Task[BrokerError | None] | None = None
         self._calls = 0
-        self._per_entry = 1.0
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._stopping = False
@@ -197,10 +196,11 @@ class Router:
     def _is_beside_urgent(self) -> bool:
         """Whether most of what waits to be routed is less urgent than what else comes at the moment, which
         would stand behind whatever is under way."""
-        now_s = asyncio.get_running_loop().time()
+        now_s, as_urgent = asyncio.get_running_loop().time(), 0
         for lane in LANES:
+            as_urgent += len(self._buffers[lane])
             if now_s - self._came_s[lane] < URGENT_FOR_S:
-                return 2 * len(self._buffers[lane]) < sum(map(len, self._buffers.values()))
+                return 2 * as_urgent < sum(map(len, self._buffers.values()))
         return False
 
     async def _route_batch(self, entries: list[IngressEntry]) -> None:
@@ -246,18 +246,10 @@ class Router:
             self._buffers[entry.lane].appendleft(entry)
 
     def _take(self) -> list[IngressEntry]:
-        """Take entries for one batch, by the weights of their lanes, aiming at a number of messages."""
-        at_most = BATCH_BESIDE_URGENT_MAX if self._is_beside_urgent else ROUTE_BATCH_MAX
-        room = max(1, int(at_most / self._per_entry))
-        entries = [entry for _, entry in self._weights.take(self._buffers, room)]
-        messages = sum(len(entry.messages) for entry in entries)
-        while messages > at_most and len(entries) > 1:
-            # Fuller than those before. What a call carries is bounded hard: Lua takes no 8,000 keys at once.
-            entry = entries.pop()
-            self._buffers[entry.lane].appendleft(entry)
-            messages -= len(entry.messages)
-        self._per_entry += 0.2 * (max(1.0, messages / len(entries)) - self._per_entry)
-        return entries
+        """Take entries for one batch, by the weights of their lanes. What a call carries is bounded hard: Lua
+        takes no 8,000 keys at once."""
+        room = BATCH_BESIDE_URGENT_MAX if self._is_beside_urgent else ROUTE_BATCH_MAX
+        return [entry for _, entry in self._weights.take(self._buffers, room, size=_size)]
 
     def _place_batch(self, entries: list[IngressEntry], now_ms: int) -> Placed:
         keys: set[bytes] = set()
@@ -375,3 +367,8 @@ class Router:
 
     async def _watch(self) -> None:
         raise await self.failed
+
+
+def _size(entry: IngressEntry) -> int:
+    """Return what an entry takes up of a call, also one in which there is no message."""
+    return len(entry.messages) or 1

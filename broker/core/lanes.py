@@ -7,7 +7,7 @@ Invariant: the first item of a lane is taken after at most the sum of the other 
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from schema.message import LANES, Lane
@@ -15,6 +15,10 @@ from schema.message import LANES, Lane
 Item = TypeVar("Item")
 
 WEIGHTS: Final[dict[Lane, int]] = {Lane.HIGH: 16, Lane.NORMAL: 4, Lane.LOW: 1}
+
+
+def _one(_: object) -> int:
+    return 1
 
 
 class LaneWeights:
@@ -28,17 +32,26 @@ class LaneWeights:
         self._weights = dict(weights)
         self._credits = dict(weights)
 
-    def take(self, queues: Mapping[Lane, deque[Item]], room: int) -> list[tuple[Lane, Item]]:
-        """Remove and return up to `room` items, in the order they should be routed. A lane may be absent."""
+    def take(
+        self, queues: Mapping[Lane, deque[Item]], room: int, *, size: Callable[[Item], int] = _one
+    ) -> list[tuple[Lane, Item]]:
+        """Remove and return items for up to `room`, in the order they should be routed; one at least, however
+        large, where there is room at all. A lane may be absent.
+
+        What does not fit waits for the next call, and keeps its lane's credit: were it passed over for what
+        does, or put back and the credit gone, a lane of large items would starve beside busy ones.
+        """
         taken: list[tuple[Lane, Item]] = []
-        while len(taken) < room and any(queues.values()):
+        while room > 0 and any(queues.values()):
             before = len(taken)
             for lane in LANES:
                 queue = queues.get(lane)
-                if queue:
-                    count = min(self._credits[lane], len(queue), room - len(taken))
-                    self._credits[lane] -= count
-                    taken += [(lane, queue.popleft()) for _ in range(count)]
+                while queue and room > 0 and self._credits[lane]:
+                    room -= size(queue[0])
+                    if room < 0 and taken:
+                        return taken
+                    self._credits[lane] -= 1
+                    taken.append((lane, queue.popleft()))
             if len(taken) == before:
                 self._credits = dict(self._weights)
         return taken

@@ -48,6 +48,19 @@ def test_batches_of_one_do_not_starve_low() -> None:
     assert Counter(taken) == {H: 160, N: 40, L: 10}
 
 
+@pytest.mark.parametrize("room", [64, 128])
+@pytest.mark.parametrize("sizes", [(1, 1, 64), (1, 24, 24), (1, 32, 32), (1, 64, 1), (300, 300, 300)])
+def test_lanes_of_other_sizes_have_their_share_of_items(sizes: tuple[int, int, int], room: int) -> None:
+    weights, taken = LaneWeights(), Counter[Lane]()
+    waiting = {lane: deque([size] * 1_000) for lane, size in zip(LANES, sizes, strict=True)}
+    while taken.total() < 210:
+        batch = weights.take(waiting, room, size=lambda item: item)
+        assert len(batch) == 1 or sum(item for _, item in batch) <= room
+        taken += Counter(lane for lane, _ in batch)
+    assert taken[L] >= 9
+    assert taken[N] >= 36
+
+
 def test_a_weight_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError):
         LaneWeights({H: 1, N: 1, L: 0})

@@ -8,7 +8,9 @@ from broker.streams.link import Link
 from broker.streams.mailbox import Mailboxes
 from schema.agent import AgentStatus
 from schema.message import Lane, Status
+from workers import router
 from workers.delivery import announcing
+from workers.moving import Mover
 
 DELIVERED = [(Status.DELIVERED, None)]
 
@@ -162,6 +164,37 @@ async def test_an_agent_that_wants_order_from_now_on_gets_it_also_after_its_owne
         await site.kill()
         receiver.let_go()
         await world.site()
+        await world.until_ended(ids)
+        assert list(dict.fromkeys(receiver.ids)) == ids
+        await world.until_clean()
+
+
+@pytest.mark.usefixtures("never_told")
+async def test_what_was_under_way_when_its_agent_came_to_want_order_does_not_pass_what_was_queued(
+    streams_url, monkeypatch
+):
+    async with World(streams_url) as world:
+        world.rules["deadlines"] = PATIENT
+        receiver = await world.receiver()
+        agent = world.agent(receiver, concurrency=1)
+
+        class Changing(Mover):
+            def move(self, placed, on_moved):
+                super().move(placed, on_moved)
+                if handed_over:
+                    world.put(replace(agent, ordered=True))
+
+        handed_over: list[bool] = []
+        monkeypatch.setattr(router, "Mover", Changing)
+        await world.ready_site()
+        receiver.hold()
+        ids = await world.send(*(message(agent) for _ in range(10)))
+        await receiver.until(lambda it: it.under_way == 1)
+        await until(lambda: world.raw.hlen(world.keys[0].direct) == 10)
+        handed_over.append(True)
+        ids += await world.send(*(message(agent) for _ in range(5)))
+        await until(lambda: in_mailbox(world, agent) >= 9)
+        receiver.let_go()
         await world.until_ended(ids)
         assert list(dict.fromkeys(receiver.ids)) == ids
         await world.until_clean()

@@ -1,12 +1,14 @@
 """A backlog in one ingress lane, longer than what a router reads ahead of it."""
 
+import asyncio
+
 import pytest
 from worker_rig import World, message, until
 
 from broker.streams.lanes import joined
 from schema.codec import encode
 from schema.limits import ROUTE_BATCH_MAX
-from schema.message import Lane
+from schema.message import LANES, Lane
 from workers import router
 from workers.moving import Mover
 
@@ -21,13 +23,19 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> int:
     return 8
 
 
-def publish(world: World, puller, *, entries: int) -> int:
-    lane = world.keys[0].ingress[Lane.NORMAL]
+def publish(world: World, puller, *, entries: int, lane: Lane = Lane.NORMAL) -> int:
     with world.raw.pipeline(transaction=False) as pipeline:
         for _ in range(entries):
-            pipeline.xadd(lane, {"m": joined([encode(message(puller)) for _ in range(ENTRY)])})
+            many = [encode(message(puller, lane=lane)) for _ in range(ENTRY)]
+            pipeline.xadd(world.keys[0].ingress[lane], {"m": joined(many)})
         pipeline.execute()
     return entries * ENTRY
+
+
+def place(entry: bytes) -> tuple[int, int]:
+    """Return an entry id as what Redis sorts by: ids it has given to several streams tell which was first."""
+    at_ms, number = entry.split(b"-")
+    return int(at_ms), int(number)
 
 
 async def test_a_backlog_in_one_lane_is_routed_without_waiting_for_messages_in_the_others(streams_url, ahead):
@@ -40,15 +48,22 @@ async def test_a_backlog_in_one_lane_is_routed_without_waiting_for_messages_in_t
         await until(lambda: world.raw.xlen(mailbox) == count, timeout_s=30)
 
 
-async def test_an_urgent_message_passes_a_lane_that_is_full(streams_url, ahead):
+async def test_an_urgent_message_passes_a_lane_that_is_full(streams_url, ahead, monkeypatch):
+    class Watched(Mover):
+        def move(self, placed, on_moved):
+            if not world.raw.exists(normal) and not world.raw.exists(keys.ingress[Lane.HIGH]):
+                world.raw.xadd(keys.ingress[Lane.HIGH], {"m": encode(message(puller, lane=Lane.HIGH))})
+            super().move(placed, on_moved)
+
+    monkeypatch.setattr(router, "Mover", Watched)
     async with World(streams_url) as world:
         puller, keys = world.agent(), world.keys[0]
-        publish(world, puller, entries=40 * ahead)
+        normal, high = (keys.mailbox(puller.id, lane) for lane in (Lane.NORMAL, Lane.HIGH))
+        count = publish(world, puller, entries=40 * ahead)
         await world.site()
-        await until(lambda: world.raw.xlen(keys.mailbox(puller.id, Lane.NORMAL)) > 0)
-        world.raw.xadd(keys.ingress[Lane.HIGH], {"m": encode(message(puller, lane=Lane.HIGH))})
-        await until(lambda: world.raw.xlen(keys.mailbox(puller.id, Lane.HIGH)) == 1)
-        assert world.raw.xlen(keys.ingress[Lane.NORMAL]) > 0
+        await until(lambda: world.raw.xlen(normal) == count and world.raw.exists(high), timeout_s=30)
+        [(last, _)], [(urgent, _)] = world.raw.xrevrange(normal, count=1), world.raw.xrange(high, count=1)
+        assert place(urgent) < place(last)
 
 
 @pytest.mark.parametrize("urgent", [True, False])
@@ -75,3 +90,31 @@ async def test_what_stands_before_urgent_messages_is_kept_short(streams_url, mon
     bound = router.BATCH_BESIDE_URGENT_MAX if urgent else ROUTE_BATCH_MAX
     assert bound - ENTRY < max(sizes) <= bound
     assert max(under_way) == 1 if urgent else max(under_way) > 1
+
+
+@pytest.mark.parametrize(
+    ("came", "waiting", "expected"),
+    [
+        ((), (0, 9, 0), False),
+        ((Lane.HIGH,), (0, 9, 0), True),
+        ((Lane.HIGH,), (9, 9, 0), False),
+        ((Lane.HIGH, Lane.NORMAL), (4, 9, 0), True),
+        ((Lane.NORMAL,), (0, 9, 0), False),
+        ((Lane.LOW,), (0, 9, 0), False),
+        ((Lane.LOW,), (9, 0, 1), False),
+        ((Lane.NORMAL,), (9, 1, 9), False),
+        ((Lane.NORMAL,), (1, 1, 9), True),
+    ],
+)
+async def test_calls_are_kept_short_beside_what_is_less_urgent_only(streams_url, came, waiting, expected):
+    async with World(streams_url) as world:
+        site = await world.ready_site()
+        routing, now_s = site.shards[0].router, asyncio.get_running_loop().time()
+        for lane, count in zip(LANES, waiting, strict=True):
+            routing._buffers[lane].extend(range(count))
+            if lane in came:
+                routing._came_s[lane] = now_s + 3_600
+        short = routing._is_beside_urgent
+        for lane in LANES:
+            routing._buffers[lane].clear()
+        assert short is expected

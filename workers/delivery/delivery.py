@@ -223,10 +223,11 @@ class Delivery:
         mailbox.coming -= 1
         item = item_of(mailbox, name, envelope, body, "", False, route, now_ms)
         item.direct = True
-        if not mailbox.closed and self._is_level(mailbox):
+        if not mailbox.closed and self._is_level(mailbox) and not mailbox.endpoint.agent.ordered:
             self.dispatch.take(item, now_ms)
             return
-        # Something has changed since it was routed.
+        # Something has changed since it was routed. Where order is kept from now on, what was queued before
+        # it is on its way into the mailbox, and it goes behind that.
         self.shelver.give_back([item], then=self._tell)
 
     def _tell(self, item: Item) -> None:
@@ -330,7 +331,7 @@ class Delivery:
             return  # the keeper returns what lies in its mailboxes to the senders
         if agent.endpoint is None:
             # It pulls from now on: nobody serves its mailboxes, and who empties one may remove it.
-            self.left_to_pull.leave([self._keys.mailbox(agent_id, lane) for lane in Lane])
+            self.left_to_pull.leave(agent_id)
         elif not agent.is_pushed_to:
             return  # what waits stays on the active set, for when it is active again
         elif endpoint is None:

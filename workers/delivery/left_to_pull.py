@@ -4,7 +4,7 @@ What is posted from memory is told to the record when it ends, or after a moment
 has the next one read it back and push it; but where its agent has given up its endpoint meanwhile nobody
 does, and who pulls over HTTP sees what is on record only. Such mailboxes are still on the active set: they
 are read once, page by page, told, and taken off it. Telling what is on record already changes nothing there.
-While its owner lives a mailbox needs no such reading, but it stays on the set until all held of it is told.
+So are those of an agent that gives up its endpoint now: not all of it need have been in memory.
 """
 
 from collections import deque
@@ -20,12 +20,15 @@ from broker.streams.settlement import Settlement, call_settle
 from schema.codec import decode_stored_envelope, encode
 from schema.errors import BrokerError
 from schema.ledger import Event, EventKind
+from schema.message import LANES
 from workers.delivery.mailroom import Mailroom
 from workers.delivery.outcome import quarantined
 
 PAGE: Final = 128
 TOLD_MS: Final = 3_000
-"""Far longer than it takes until what was held in memory is on record."""
+"""Far longer than it takes until what was held in memory lies in its mailbox."""
+AT_ONCE_MAX: Final = 512
+"""Agents asked about in one tick: a directory that is read anew names every one that pulls."""
 
 
 class LeftToPull:
@@ -48,13 +51,13 @@ class LeftToPull:
         self._now_ms = now_ms
         self._on_error = on_error
         self._left: dict[str, str] = {}
-        """Mailboxes, and the last entry of each that was told."""
+        """Mailboxes, and the last entry of each that was read."""
         self._is_reading = False
-        self._leaving: deque[tuple[int, Sequence[str]]] = deque()
+        self._leaving: deque[tuple[int, str]] = deque()
 
-    def leave(self, keys: Sequence[str]) -> None:
-        """Take mailboxes off the active set that were served until now, when all held of them is told."""
-        self._leaving.append((self._now_ms() + TOLD_MS, keys))
+    def leave(self, agent_id: str) -> None:
+        """Look after the mailboxes of an agent that pulls from now on, when all held of them lies there."""
+        self._leaving.append((self._now_ms() + TOLD_MS, agent_id))
 
     def note(self, key: str) -> None:
         """Remember a mailbox of the active set that is not pushed from."""
@@ -62,9 +65,14 @@ class LeftToPull:
             self._left.setdefault(key, "0-0")
 
     def go_on(self) -> None:
-        """Do what is due: take off the set what is told, and read and tell a page unless one is under way."""
-        while self._leaving and self._leaving[0][0] <= self._now_ms():
-            self._take_off(self._leaving.popleft()[1])
+        """Do what is due: ask what is still on the set, and read and tell a page unless one is under way."""
+        now_ms = self._now_ms()
+        for _ in range(AT_ONCE_MAX):
+            if not self._leaving or self._leaving[0][0] > now_ms:
+                break
+            keys = [self._keys.mailbox(self._leaving[0][1], lane) for lane in LANES]
+            self._leaving.popleft()
+            self._connection.call(("ZMSCORE", self._keys.active, *keys), partial(self._note_active, keys))
         while self._left and not self._is_reading:
             key, cursor = next(iter(self._left.items()))
             if not self._room.is_pulled(key):
@@ -76,15 +84,27 @@ class LeftToPull:
 
     # --- inside ---------------------------------------------------------------------------------------
 
+    def _note_active(self, keys: Sequence[str], reply: Reply) -> None:
+        if isinstance(reply, BrokerError):
+            self._on_error(reply)
+            return
+        for key, since_ms in zip(keys, reply, strict=True):
+            if since_ms is not None:
+                self.note(key)
+
     def _tell(self, key: str, reply: Reply) -> None:
         if isinstance(reply, BrokerError):
             self._on_error(reply)
             return
+        if len(reply) == PAGE:
+            self._left[key] = reply[-1][0].decode()
+        else:
+            del self._left[key]  # What is put there from now on is noted anew.
         settlement = Settlement()
         for entry, fields in reply:
             if not self._room.is_spoken_for(f"{key}|{entry.decode()}"):
                 self._add(settlement, key, entry.decode(), fields)
-        told = partial(self._told, key, reply[-1][0].decode() if len(reply) == PAGE else None)
+        told = partial(self._told, key)
         if settlement.is_empty:
             told(0)
         else:
@@ -111,21 +131,13 @@ class LeftToPull:
             settlement.finished.setdefault(key, []).append(entry)
         settlement.events.append(written)
 
-    def _told(self, key: str, cursor: str | None, reply: Reply) -> None:
+    def _told(self, key: str, reply: Reply) -> None:
         self._is_reading = False
         if isinstance(reply, BrokerError):
             self._on_error(reply)
-        elif cursor is not None:
-            self._left[key] = cursor
-        else:
+        elif key not in self._left and self._room.is_pulled(key):
             # Only now: an owner that dies before leaves the rest to the next.
-            del self._left[key]
-            self._take_off([key])
-
-    def _take_off(self, keys: Sequence[str]) -> None:
-        pulled = [key for key in keys if self._room.is_pulled(key)]
-        if pulled:
-            self._connection.call(("ZREM", self._keys.active, *pulled), self._removed)
+            self._connection.call(("ZREM", self._keys.active, key), self._removed)
 
     def _removed(self, reply: Reply) -> None:
         if isinstance(reply, BrokerError):

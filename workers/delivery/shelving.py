@@ -164,6 +164,8 @@ class Shelver:
             item.entry = entry.decode()
             if item.shelved:
                 self._room.out_of_turn.add(item.place)
+                if item.mailbox.closed:
+                    self._unserved(item.mailbox.key)
             else:
                 self._given_back(item.mailbox)
             waiting, item.shelving = item.shelving, None
