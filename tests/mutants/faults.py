@@ -151,7 +151,7 @@ def direct_messages_left_behind(patch: pytest.MonkeyPatch) -> None:
     """A new owner believes that nothing was handed over directly to the one before."""
 
     async def take_over_nothing(self: Replace) -> None:
-        await self._connection.send("SET", self._keys.direct_to, self._life)
+        await self._connection.send("SET", self._keys.direct_to, self.life)
 
     patch.setattr(shelving.Shelver, "take_over", take_over_nothing)
 
