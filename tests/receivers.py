@@ -5,6 +5,7 @@ Every request is noted before its script answers, its signature judged by the pu
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -88,6 +89,7 @@ class Receivers:
         self._note = note
         self._scripts: dict[str, Script] = {}
         self._secrets: dict[str, Webhook] = {}
+        self._trusted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -113,6 +115,7 @@ class Receivers:
     def trust(self, agent: str, secret: str) -> None:
         """Note the secret an agent was given when it registered."""
         self._secrets[agent] = Webhook(secret)
+        self._trusted[agent].set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -137,6 +140,8 @@ class Receivers:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers["content-length"]))
         agent = request_line.split(" ")[1].removeprefix("/").partition("?")[0]
+        # Its secret is in the reply to its registration, which what waited for the agent may overtake.
+        await self._trusted[agent].wait()
         request = self._received(agent, headers, body)
         self._note(request)
         answer = self._scripts[agent](request)

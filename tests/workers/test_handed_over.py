@@ -80,7 +80,7 @@ async def test_a_new_owner_has_all_of_it_in_its_order(any_streams_url):
         assert set(again) <= set(ids)
         # What is left to pull is told to the record, and has not ended.
         await until(lambda: set(others) <= world.by_id().keys())
-        assert world.ends() == dict.fromkeys(ids, DELIVERED) | dict.fromkeys(others, [])
+        assert world.ends() == dict.fromkeys(ids, DELIVERED) | {one: [] for one in others}
         assert in_mailbox(world, puller.id) == others
         assert handed(world) == []
 
