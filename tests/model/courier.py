@@ -147,5 +147,5 @@ class Courier:
         self._error = error
 
 
-def _never(name: str, raw: bytes, detail: str, now_ms: int) -> NoReturn:
-    raise AssertionError(f"{name}: {detail}")
+def _never(name: str, raw: bytes, error: Exception, now_ms: int) -> NoReturn:
+    raise AssertionError(f"{name}: {error}")

@@ -46,7 +46,7 @@ class Collector:
         room: Mailroom,
         *,
         hold: Callable[[Item, int], None],
-        set_aside: Callable[[Item, str, int], None],
+        set_aside: Callable[[Item, Exception, int], None],
         unserved: Callable[[str], None],
         now_ms: Callable[[], int],
         on_error: Callable[[BrokerError], None],
@@ -242,7 +242,7 @@ class Collector:
             if attempts is not None:
                 item.attempts, item.due_taken = attempts, True
             mailbox.held += 1
-            self._set_aside(item, f"no message lies there: {type(error).__name__}", now_ms)
+            self._set_aside(item, error, now_ms)
             return None
         if attempts is not None:
             item.attempts, item.due_taken, item.announced = attempts, True, True

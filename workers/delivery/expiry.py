@@ -87,9 +87,8 @@ def _event(stream: str, entry: Reply, now_ms: int) -> bytes:
     try:
         envelope = decode_stored_envelope(entry[1][1])
     except Exception as error:  # whatever somebody has written there must not stop the others
-        detail = f"no message lies there: {type(error).__name__}"
         raw = b" ".join(entry[1])
-        return encode(quarantined(stream, entry[0].decode(), raw, detail=detail, now_ms=now_ms))
+        return encode(quarantined(stream, entry[0].decode(), raw, error=error, now_ms=now_ms))
     to = envelope.to_agent_id
     return encode(
         Event(

@@ -70,8 +70,8 @@ class LeftToPull:
         for _ in range(AT_ONCE_MAX):
             if not self._leaving or self._leaving[0][0] > now_ms:
                 break
-            keys = [self._keys.mailbox(self._leaving[0][1], lane) for lane in LANES]
-            self._leaving.popleft()
+            _, agent_id = self._leaving.popleft()
+            keys = [self._keys.mailbox(agent_id, lane) for lane in LANES]
             self._connection.call(("ZMSCORE", self._keys.active, *keys), partial(self._note_active, keys))
         while self._left and not self._is_reading:
             key, cursor = next(iter(self._left.items()))
@@ -126,8 +126,7 @@ class LeftToPull:
             )
             written = encode(event)
         except Exception as error:  # whatever somebody has written there
-            detail = f"no message lies there: {type(error).__name__}"
-            written = encode(quarantined(key, entry, b" ".join(fields), detail=detail, now_ms=now_ms))
+            written = encode(quarantined(key, entry, b" ".join(fields), error=error, now_ms=now_ms))
             settlement.finished.setdefault(key, []).append(entry)
         settlement.events.append(written)
 

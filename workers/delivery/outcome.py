@@ -89,8 +89,9 @@ def announced(item: Item, *, now_ms: int) -> Event:
     return _event(item, EventKind.ROUTED, Status.PENDING, now_ms)
 
 
-def quarantined(mailbox: str, entry: str, raw: bytes, *, detail: str, now_ms: int) -> Event:
-    """Return the event that keeps the bytes of an entry that is no message."""
+def quarantined(mailbox: str, entry: str, raw: bytes, *, error: Exception, now_ms: int) -> Event:
+    """Return the event that keeps the bytes of an entry that is no message: `error` came of reading it."""
+    detail = f"no message lies there: {type(error).__name__}"
     metrics.QUARANTINED.child().inc()
     logs.warning("deliver.quarantined", stream=mailbox, entry=entry, detail=detail)
     return set_aside(raw, stream=mailbox, entry=entry, detail=detail, now_ms=now_ms)

@@ -115,16 +115,16 @@ class Settler:
         if len(events) >= SETTLE_BATCH_MAX or (self._timer is None and not self._is_closed):
             self._send_soon()
 
-    def set_aside(self, item: Item, detail: str, now_ms: int) -> None:
+    def set_aside(self, item: Item, error: Exception, now_ms: int) -> None:
         """Take an entry that is no message out of its mailbox; the record keeps its bytes."""
-        event = quarantined(item.mailbox.key, item.entry, item.body, detail=detail, now_ms=now_ms)
+        event = quarantined(item.mailbox.key, item.entry, item.body, error=error, now_ms=now_ms)
         written = encode(event)
         self._finish(item)
         self._note(written, item.entry, Status.FAILED, "")
 
-    def set_aside_direct(self, name: str, raw: bytes, detail: str, now_ms: int) -> None:
+    def set_aside_direct(self, name: str, raw: bytes, error: Exception, now_ms: int) -> None:
         """Take what is no message from among the direct ones; the record keeps its bytes."""
-        written = encode(quarantined(self._keys.direct, name, raw, detail=detail, now_ms=now_ms))
+        written = encode(quarantined(self._keys.direct, name, raw, error=error, now_ms=now_ms))
         self._batch.settlement.direct.append(name)
         self._note(written, name, Status.FAILED, "")
 

@@ -39,7 +39,7 @@ class Shelver:
         life: str,
         owner: Callable[[], str],
         now_ms: Callable[[], int],
-        set_aside: Callable[[str, bytes, str, int], None],
+        set_aside: Callable[[str, bytes, Exception, int], None],
         unserved: Callable[[str], None],
         on_room: Callable[[], None],
         on_error: Callable[[BrokerError], None],
@@ -129,8 +129,7 @@ class Shelver:
                 raise ValueError("no recipient")
             return self._keys.mailbox(envelope.to_agent_id, lane_of(envelope.priority))
         except Exception as error:  # whatever somebody has written there
-            detail = f"no message lies there: {type(error).__name__}"
-            self._set_aside(name.decode("utf-8", "replace"), message, detail, self._now_ms())
+            self._set_aside(name.decode("utf-8", "replace"), message, error, self._now_ms())
             return None
 
     def _flush(self) -> None:
