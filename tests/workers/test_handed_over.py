@@ -129,11 +129,7 @@ async def test_answers_that_come_while_it_is_put_into_its_mailbox_end_it_once(an
 
 async def test_what_takes_long_is_told_with_its_place_and_can_be_taken_back_there(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        await world.ready_site()
-        receiver.hold()
+        receiver, agent, _ = await world.held()
         posted, waiting = await world.send(message(agent), message(agent))
         await until(lambda: {posted, waiting} <= world.by_id().keys())
         [event] = world.by_id()[waiting]
@@ -172,11 +168,7 @@ async def test_to_a_slow_endpoint_goes_nothing_more_directly(streams_url):
 @pytest.mark.usefixtures("never_told")
 async def test_what_is_queued_is_there_to_be_pulled_when_the_endpoint_is_taken_away(any_streams_url):
     async with World(any_streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        await world.ready_site()
-        receiver.hold()
+        receiver, agent, _ = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: handed(world) == ids)
         await receiver.until(lambda it: it.under_way == 1)
@@ -213,11 +205,7 @@ async def test_behind_an_open_breaker_it_waits_in_its_mailbox(any_streams_url):
 async def test_who_ends_in_good_order_leaves_nothing_there(any_streams_url):
     """An older worker, which looks into mailboxes only, may be the next."""
     async with World(any_streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: handed(world) == ids)
         await receiver.until(lambda it: it.under_way == 1)
@@ -254,11 +242,7 @@ async def test_what_no_message_is_is_set_aside_at_a_takeover(any_streams_url):
 async def test_what_was_told_while_it_was_queued_is_pushed_when_its_endpoint_is_given_back(any_streams_url):
     """What memory has forgotten is not passed over when it is read again."""
     async with World(any_streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        await world.ready_site()
-        receiver.hold()
+        receiver, agent, _ = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await receiver.until(lambda it: it.under_way == 1)
         await until(lambda: in_mailbox(world, agent.id) == ids)

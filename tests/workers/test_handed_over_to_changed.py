@@ -21,11 +21,7 @@ def in_mailbox(world, agent):
 
 async def test_what_was_told_and_not_posted_is_posted_when_its_agent_is_active_again(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: set(ids) <= world.by_id().keys())
         world.put(replace(agent, status=AgentStatus.PAUSED))
@@ -43,11 +39,7 @@ async def test_what_is_put_into_its_mailbox_while_its_agent_is_paused_is_posted_
 ):
     monkeypatch.setattr(announcing, "ANNOUNCE_MS", 0)
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held()
         room, shelver = site.shards[0].delivery.room, site.shards[0].delivery.shelver
         sent, send = [], shelver._send
 
@@ -73,11 +65,7 @@ async def test_what_is_put_into_its_mailbox_while_its_agent_is_paused_is_posted_
 @pytest.mark.usefixtures("never_told")
 async def test_what_is_left_for_a_paused_agent_is_found_by_whoever_is_there_when_it_is_active(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        first = await world.ready_site()
-        receiver.hold()
+        receiver, agent, first = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: world.raw.hlen(world.keys[0].direct) == 10)
         await first.kill()
@@ -96,11 +84,7 @@ async def test_what_is_left_for_a_paused_agent_is_found_by_whoever_is_there_when
 @pytest.mark.usefixtures("never_told")
 async def test_what_fails_while_its_agent_is_paused_is_found_by_the_next_owner(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        await world.ready_site()
-        receiver.hold()
+        receiver, agent, _ = await world.held()
         receiver.script = lambda got: 503
         await world.send(message(agent))
         await receiver.until(lambda it: it.under_way == 1)
@@ -112,11 +96,7 @@ async def test_what_fails_while_its_agent_is_paused_is_found_by_the_next_owner(s
 
 async def test_what_is_taken_back_while_it_waits_is_not_remembered(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held()
         posted, waiting = await world.send(message(agent), message(agent))
         await until(lambda: {posted, waiting} <= world.by_id().keys())
         [event] = world.by_id()[waiting]
@@ -149,11 +129,7 @@ async def test_the_record_knows_where_a_retry_waits_that_failed_before_it_was_to
 @pytest.mark.usefixtures("never_told")
 async def test_an_agent_that_wants_order_from_now_on_gets_it_also_after_its_owner_died(streams_url):
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held()
         ids = await world.send(*(message(agent) for _ in range(10)))
         await receiver.until(lambda it: it.under_way == 1)
         await until(lambda: world.raw.hlen(world.keys[0].direct) == 10)

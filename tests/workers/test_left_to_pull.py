@@ -15,11 +15,7 @@ pytestmark = pytest.mark.usefixtures("never_told")
 
 async def left_behind(world, count, **agent_fields):
     """Have an owner hold messages and die, then take the endpoint from their agent; return it and the ids."""
-    world.rules["deadlines"] = PATIENT
-    receiver = await world.receiver()
-    agent = world.agent(receiver, concurrency=1, **agent_fields)
-    site = await world.ready_site()
-    receiver.hold()
+    receiver, agent, site = await world.held(**agent_fields)
     ids = await world.send(*(message(agent) for _ in range(count)))
     await until(lambda: site.shards[0].delivery.outstanding(agent.id) == count)
     await site.kill()
@@ -75,11 +71,7 @@ async def test_it_is_told_as_well_where_the_endpoint_was_taken_away_before_its_o
 ):
     monkeypatch.setattr(left_to_pull, "TOLD_MS", 3_600_000)
     async with World(streams_url) as world:
-        world.rules["deadlines"] = PATIENT
-        receiver = await world.receiver()
-        agent = world.agent(receiver, concurrency=1, ordered=ordered)
-        site = await world.ready_site()
-        receiver.hold()
+        receiver, agent, site = await world.held(ordered=ordered)
         ids = await world.send(*(message(agent) for _ in range(10)))
         await until(lambda: site.shards[0].delivery.outstanding(agent.id) == len(ids))
         await receiver.until(lambda it: it.under_way == 1)

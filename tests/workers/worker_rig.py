@@ -173,6 +173,16 @@ class World:
         await site.until_ready()
         return site
 
+    async def held(self, **more: Any) -> "tuple[Receiver, Agent, Site]":
+        """Return a receiver that answers nothing until `let_go`, its agent, which gets one request at a time,
+        and a worker that has taken over."""
+        self.rules["deadlines"] = PATIENT
+        receiver = await self.receiver()
+        agent = self.agent(receiver, concurrency=1, **more)
+        site = await self.ready_site()
+        receiver.hold()
+        return receiver, agent, site
+
     async def send(self, *envelopes: Envelope, waiter: str | None = None) -> list[str]:
         await self.publisher.publish_many(envelopes, waiter=waiter)
         return [envelope.id for envelope in envelopes]
