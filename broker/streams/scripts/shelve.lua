@@ -3,7 +3,7 @@
 -- put anywhere. The first write frees memory (or changes nothing), so Redis at its memory limit does not refuse it.
 --
 -- KEYS 1 owner:deliver  2 direct  3 active  4.. the mailbox of each
--- ARGV 1 owner value  2 now in ms  then per message: its field, the message, 1 where its mailbox is to be served
+-- ARGV 1 owner value  2 now in ms  then per message: its field, the message, 1 where its agent is registered
 -- Reply: per message its entry id, '0-0' where it was gone.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED shelve') end
 local reply, served = {}, {}
